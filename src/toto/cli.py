@@ -1,0 +1,5 @@
+"""`toto VERB [RECIPE] [--field value ...]`."""
+
+
+def main() -> None:
+    """Run the command."""

@@ -1,5 +1,279 @@
-"""`toto VERB [RECIPE] [--field value ...]`."""
+"""`toto VERB [RECIPE] [--field value ...]`.
+
+The fields of a job's config are its options, read by tyro. Only the verb that is asked for is
+imported, so that `toto --help` answers without torch.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+VERBS: dict[str, str] = {
+    "demo": "the whole path, from videos to a report, in minutes",
+    "ingest": "check every video of a folder once, in isolation",
+    "tokenizer": "`tokenizer train`: train a discrete VAE on the frames of a data folder",
+    "tokenize": "turn a data folder into token shards",
+    "pretrain": "train the decoder on the next token (recipes: toto list)",
+    "probe": "what every layer knows of labelled clips, against an untrained model",
+    "track": "follow a first-frame mask through clips by label propagation",
+    "generate": "continue held-out clips",
+    "report": "one HTML page of everything below a folder",
+    "list": "recipes, tokenizers, models, data sets, protocols",
+    "show": "what a recipe costs: parameters, FLOPs, memory (toto show pretrain 1b)",
+    "doctor": "versions, decoder, device, disk, packages known to break others",
+}
+USAGE = "usage: toto VERB [RECIPE] [--field value ...]"
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command; exit 2 when the user can mend it, 1 when we must."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(help_text())  # noqa: T201
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from toto import __version__
+
+        print(f"toto {__version__}")  # noqa: T201
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        fail(2, f"no verb {verb!r}{_near(verb, VERBS)}; `toto --help` lists them")
+    try:
+        _run(verb, rest)
+    except KeyboardInterrupt as error:
+        fail(130, str(error) or "interrupted; what was finished is kept")
+    except ValueError as error:
+        _raise_if_asked()
+        fail(2, str(error))
+    except FileNotFoundError as error:
+        _raise_if_asked()
+        fail(2, f"{error.filename}: no such file or folder")
+    except OSError as error:
+        _raise_if_asked()
+        fail(1, str(error))
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line, never a trace
+        _raise_if_asked()
+        fail(
+            1,
+            f"{type(error).__name__}: {error} (our fault; TOTO_TRACEBACK=1 shows where, "
+            "please report it)",
+        )
+
+
+def help_text() -> str:
+    """Say what the verbs are."""
+    width = max(map(len, VERBS)) + 2
+    lines = [USAGE, "", "Autoregressive pre-training from videos.", ""]
+    lines += [f"  {verb:<{width}}{what}" for verb, what in VERBS.items()]
+    lines += ["", "`toto VERB --help` lists the fields of a verb; start with `toto demo`."]
+    return "\n".join(lines)
+
+
+def fail(status: int, message: str) -> NoReturn:
+    """End with one line on the error stream."""
+    print("toto: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    sys.exit(status)
+
+
+def _raise_if_asked() -> None:
+    if os.environ.get("TOTO_TRACEBACK"):
+        raise  # noqa: PLE0704 - called from an except block
+
+
+def _run(verb: str, rest: list[str]) -> None:
+    if verb == "demo":
+        _demo(rest)
+    elif verb == "tokenizer":
+        _tokenizer(rest)
+    elif verb in {"show", "list"}:
+        _show(rest) if verb == "show" else _list()
+    elif verb == "doctor":
+        _doctor(rest)
+    elif verb == "pretrain":
+        from toto.recipes import PRETRAIN
+
+        recipe, rest = _recipe(PRETRAIN, rest, verb)
+        job, out = _parse(recipe(), rest, f"toto {verb}", Path("runs/pretrain"))
+        result = job.run(out)
+        _say(f"validation loss {_number(result['validation_loss'])} nats a token; {out}")
+    else:
+        _job(verb, rest)
+
+
+def _job(verb: str, rest: list[str]) -> None:
+    """Verbs whose job has no recipe: the fields without a default must be given."""
+    if verb == "ingest":
+        from toto.jobs.ingest import Ingest
+
+        job, out = _parse(Ingest(), rest, "toto ingest", Path("runs/data"))
+        sources = job.run(out)["sources"]
+        _say(f"{sources[0]['clips']} clips, {sources[0]['refused']} refused; {out}")
+    elif verb == "tokenize":
+        from toto.jobs.tokenize import Tokenize
+
+        job, out = _parse(Tokenize, rest, "toto tokenize", Path("runs/shards"))
+        tokens = sum(source["tokens"] for source in job.run(out)["sources"])
+        _say(f"{tokens:,} tokens; {out}")
+    elif verb == "probe":
+        from toto.recipes import demo_probe
+
+        job, out = _parse(demo_probe(), rest, "toto probe", Path("runs/probe"))
+        for task in job.run(out)["tasks"].values():
+            _say(task["verdict"]["sentence"])
+    elif verb == "track":
+        from toto.jobs.track import Track
+
+        job, out = _parse(Track, rest, "toto track", Path("runs/track"))
+        scores = job.run(out)["scores"]
+        _say("; ".join(f"{kind}: J&F {100 * s['j_and_f']:.1f} %" for kind, s in scores.items()))
+    elif verb == "generate":
+        from toto.jobs.generate import Generate
+
+        job, out = _parse(Generate, rest, "toto generate", Path("runs/generate"))
+        _say(f"{job.run(out)['tokens_per_s']:.0f} tokens/s; strips and videos in {out}")
+    elif verb == "report":
+        from toto.jobs.report import WriteReport
+
+        _, out = _parse(WriteReport(), rest, "toto report", Path("runs/demo"))
+        _say(str(WriteReport().run(out).resolve()))
+
+
+def _demo(rest: list[str]) -> None:
+    from toto.recipes import DEMO
+
+    # The one option that most people want has a short name.
+    rest = ["--ingest.collection.videos" if a == "--videos" else a for a in rest]
+    job, out = _parse(DEMO["demo"](), rest, "toto demo", Path("runs/demo"))
+    if job.ingest.collection.videos is not None:
+        job = _resolved(job)
+    report = job.run(out)
+    _say(f"report: {report.resolve()}")
+
+
+def _resolved(job: Any) -> Any:
+    collection = job.ingest.collection
+    collection = dataclasses.replace(collection, videos=collection.videos.resolve())
+    return dataclasses.replace(job, ingest=dataclasses.replace(job.ingest, collection=collection))
+
+
+def _tokenizer(rest: list[str]) -> None:
+    if not rest or rest[0] != "train":
+        fail(2, "`toto tokenizer` needs a verb: train")
+    from toto.jobs.tokenizer import TokenizerTraining
+
+    job, out = _parse(TokenizerTraining, rest[1:], "toto tokenizer train", Path("runs/tokenizer"))
+    result = job.run(out)
+    _say(f"{result['psnr_db']:.1f} dB, {result['used_codes']} codes used; {out}")
+
+
+def _show(rest: list[str]) -> None:
+    from toto.jobs.show import as_json, describe
+    from toto.recipes import PRETRAIN
+
+    if not rest or rest[0] != "pretrain":
+        fail(2, "`toto show` takes: pretrain RECIPE, such as `toto show pretrain 1b`")
+    recipe, rest = _recipe(PRETRAIN, rest[1:], "show pretrain")
+    job, _ = _parse(recipe(), rest, "toto show pretrain", Path())
+    facts = list(describe(job))
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        _say(f"{name:<{width}}{value}")
+    _say(as_json(job))
+
+
+def _list() -> None:
+    from toto.models import MODELS
+    from toto.probe.propagate import PROTOCOLS
+    from toto.recipes import PRETRAIN
+    from toto.tokenizers.files import TOKENIZERS
+    from toto.video.datasets import DATASETS
+
+    tables = {
+        "recipes of pretrain": PRETRAIN,
+        "tokenizers": TOKENIZERS,
+        "models": MODELS,
+        "data sets": DATASETS,
+        "tracking protocols": PROTOCOLS,
+    }
+    for what, table in tables.items():
+        _say(f"{what}:")
+        for name, entry in table.items():
+            text = (getattr(entry, "__doc__", None) or "").strip().split("\n")[0]
+            _say(f"  {name:<16}{text if callable(entry) else ''}".rstrip())
+
+
+def _doctor(rest: list[str]) -> None:
+    from toto.jobs.doctor import Doctor
+
+    import tyro
+
+    facts, troubles = tyro.cli(Doctor, args=rest, prog="toto doctor").run()
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        _say(f"{name:<{width}}{value}")
+    for trouble in troubles:
+        _say(f"TROUBLE: {trouble}")
+    if troubles:
+        sys.exit(1)
+    _say("no trouble found")
+
+
+def _recipe(
+    recipes: dict[str, Callable[[], Any]], rest: list[str], verb: str
+) -> tuple[Callable[[], Any], list[str]]:
+    """Take the recipe's name off the arguments."""
+    known = ", ".join(recipes)
+    if rest and rest[0] in {"-h", "--help"}:
+        # Every recipe has the same fields; show one that is whole.
+        return recipes["demo"], rest
+    if not rest or rest[0].startswith("-"):
+        fail(2, f"`toto {verb}` needs a recipe: {known}")
+    if rest[0] not in recipes:
+        fail(2, f"no recipe {rest[0]!r}{_near(rest[0], recipes)}; there are: {known}")
+    return recipes[rest[0]], rest[1:]
+
+
+def _parse(job: Any, rest: list[str], program: str, out: Path) -> tuple[Any, Path]:
+    """Read a job's fields and `--out`; `job` is a class, or an instance that holds the defaults."""
+    import tyro
+
+    cls, default = (job, dataclasses.MISSING) if isinstance(job, type) else (type(job), job)
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            (
+                "job",
+                Annotated[cls, tyro.conf.arg(name="")],
+                dataclasses.field()
+                if default is dataclasses.MISSING
+                else dataclasses.field(default=default),
+            ),
+            (
+                "out",
+                Annotated[Path, tyro.conf.arg(help="Folder of the run; made if need be.")],
+                dataclasses.field(default=out),
+            ),
+        ],
+        kw_only=True,
+    )
+    parsed: Any = tyro.cli(command, args=rest, prog=program, description=cls.__doc__)
+    return parsed.job, parsed.out
+
+
+def _near(name: str, known: Any) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201

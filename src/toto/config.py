@@ -83,7 +83,9 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, got {value!r}")
         of = list(args[:1]) * len(value) if origin is list or args[-1] is ... else list(args)
-        items = [_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(of, value, strict=True))]
+        items = [
+            _read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(of, value, strict=True))
+        ]
         return origin(items)
     if origin is dict:
         return {k: _read(args[1], v, f"{where}.{k}") for k, v in value.items()}

@@ -58,7 +58,9 @@ class TokenGrid:
             raise ValueError(f"a token grid is [T Y X], got shape {tuple(self.ids.shape)}")
         low, high = int(self.ids.min()), int(self.ids.max())
         if low < 0 or high >= self.vocab_size:
-            raise ValueError(f"token ids {low}..{high} lie outside a vocabulary of {self.vocab_size}")
+            raise ValueError(
+                f"token ids {low}..{high} lie outside a vocabulary of {self.vocab_size}"
+            )
 
     def __repr__(self) -> str:
         return f"TokenGrid(ids={tuple(self.ids.shape)}, vocab_size={self.vocab_size})"

@@ -1,1 +1,1 @@
-""""""
+"""Scores, from predictions and ground truth alone."""

@@ -1,1 +1,1 @@
-""""""
+"""What the middle layers know: features, pooling, probes, label propagation."""

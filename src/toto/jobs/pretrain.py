@@ -1,0 +1,320 @@
+"""`toto pretrain`: train the decoder on token shards to predict the next token."""
+
+import shutil
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from toto.config import to_dict
+from toto.data.layout import Layout, LayoutConfig
+from toto.data.loader import Loader
+from toto.data.shards import Description, Shard, require_same
+from toto.jobs.progress import Bar, bar, console
+from toto.jobs.training import StoppedError, Training
+from toto.metrics.tokens import entropy
+from toto.models.flops import model_cost
+from toto.models.llama import LlamaConfig
+from toto.runtime.devices import (
+    Precision,
+    Ranks,
+    compute,
+    device,
+    distributed,
+    interruptible,
+    resolve_precision,
+)
+from toto.runtime.folder import RunFolder
+from toto.train.loop import Step, train_steps
+from toto.train.objectives import next_token, token_losses
+from toto.train.optimizer import AdamWConfig
+from toto.train.schedule import WarmupCosine
+from toto.types import Batch
+
+VALIDATION_WINDOWS = 64
+"""Held-out windows of each source that a validation reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One part of the mixture."""
+
+    name: str
+    """Folder of the shard below the shards' folder."""
+    weight: float
+    """Share of the sequences; the shares need not sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain:
+    """Pre-train a decoder on the next token."""
+
+    shards: Path
+    """Folder that `toto tokenize` wrote."""
+    model: LlamaConfig
+    mixture: tuple[Source, ...]
+    held_out: tuple[str, ...] = ()
+    """Shards for validation; never trained on. Those that are not there are left out."""
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    optimizer: AdamWConfig = field(default_factory=AdamWConfig)
+    steps: int = 1_000_000
+    batch: int = 256
+    """Sequences a step, over all ranks."""
+    accumulate: int = 1
+    """Parts that each rank takes its share of the batch in; changes memory, not the batch."""
+    lr: float = 3e-4
+    warmup: int = 2000
+    clip_norm: float = 1.0
+    """Longest gradient; not in the paper, 1.0 is LLaMA's."""
+    log_every: int = 10
+    save_every: int = 1000
+    validate_every: int = 1000
+    precision: str = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 where the processor computes it natively."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if not self.mixture:
+            raise ValueError("the mixture names no source")
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Train in `out`, or go on with what is there; a finished run is not done again.
+
+        Under torchrun the ranks share each batch, and rank 0 writes.
+
+        Raises:
+            ValueError: if shards are missing, differ among each other, or do not fit the model.
+            StoppedError: if it was asked to stop; it has saved.
+        """
+        with distributed() as ranks, interruptible() as interruption:
+            return _Run(self, out, ranks).train(interruption)
+
+
+class _Run:
+    """One process's part in a pre-training run."""
+
+    def __init__(self, job: Pretrain, out: Path, ranks: Ranks) -> None:
+        self.job, self.out, self.ranks = job, out, ranks
+        shards = [_open(job.shards, source.name) for source in job.mixture]
+        held_out = [
+            _open(job.shards, name) for name in job.held_out if (job.shards / name).is_dir()
+        ]
+        self.description = require_same([*shards, *held_out])
+        self.layout = _layout(job, self.description)
+        weights = [source.weight for source in job.mixture]
+        self.loader = Loader(shards, weights, self.layout, seed=job.seed)
+        self.held_out = (
+            Loader(held_out, [1.0] * len(held_out), self.layout, seed=0) if held_out else None
+        )
+        counts = torch.from_numpy(sum(shard.histogram() for shard in shards))
+        self.unigram_loss = entropy(counts)
+        self.place = device()
+        self.precision: Precision = resolve_precision(job.precision, self.place)
+
+    def train(self, interruption: Any) -> dict[str, Any]:
+        job, ranks = self.job, self.ranks
+        torch.manual_seed(job.seed)
+        model = job.model.build().to(self.place)
+        optimizer = job.optimizer.build(model)
+        # Only the first rank holds the run folder; the others read its checkpoints.
+        if ranks.rank == 0:
+            folder = RunFolder.create(self.out, job)
+            if folder.has_result("pretrain"):
+                folder.close()
+                return folder.result("pretrain")
+            self._describe(folder)
+        else:
+            folder = RunFolder(self.out, writing=False, tensorboard=False)
+        with folder:
+            ranks.barrier()
+            training = Training(folder=folder, config=job, model=model, optimizer=optimizer)
+            done = training.resume()
+            if ranks.rank == 0:
+                folder.rewind(done)
+                if done:
+                    console.print(f"resuming {self.out} at step {done}", markup=False)
+            trained = model if ranks.world == 1 else DistributedDataParallel(model)
+            batches = self.loader.batches(
+                batch=job.batch,
+                first_step=done,
+                accumulate=job.accumulate,
+                rank=ranks.rank,
+                world=ranks.world,
+            )
+            steps = train_steps(
+                trained,
+                partial(_objective, context=self._compute),
+                (self._move(batch) for batch in batches),
+                optimizer,
+                WarmupCosine(peak=job.lr, warmup=job.warmup, steps=job.steps),
+                steps=range(done, job.steps),
+                accumulate=job.accumulate,
+                clip_norm=job.clip_norm,
+            )
+            with bar("pretrain", job.steps, done=done) as progress:
+                watch = _Watch(self.layout.length * job.batch)
+                for step in steps:
+                    watch.note(step, progress)
+                    last = step.number == job.steps
+                    if ranks.rank == 0 and (last or step.number % job.log_every == 0):
+                        folder.log(**watch.line(step))
+                    if ranks.rank == 0 and (last or step.number % job.validate_every == 0):
+                        self._validate(folder, model, step.number)
+                    stop = ranks.any(interruption.stopped) and not last
+                    if ranks.rank == 0 and (stop or last or step.number % job.save_every == 0):
+                        training.save(step.number)
+                    if stop:
+                        raise StoppedError(
+                            f"stopped at step {step.number} of {job.steps} and saved in {self.out};"
+                            " the same command goes on from there"
+                        )
+            result = self._result(model, watch)
+            if ranks.rank == 0:
+                folder.write_result("pretrain", result)
+            return result
+
+    def _describe(self, folder: RunFolder) -> None:
+        """Write what a later job needs to open the model, and a copy of its tokenizer."""
+        tokenizer = self.job.shards / "tokenizer"
+        if not tokenizer.is_dir():
+            raise ValueError(f"{tokenizer} is missing: shards go with their tokenizer")
+        shutil.copytree(tokenizer, self.out / "tokenizer", dirs_exist_ok=True)
+        folder.write_result(
+            "model",
+            {
+                "model": to_dict(self.job.model),
+                "layout": to_dict(self.job.layout),
+                "grid": list(self.description.grid),
+                "parameters": model_cost(self.job.model).parameters,
+                "precision": self.precision,
+            },
+        )
+
+    def _compute(self) -> AbstractContextManager[object]:
+        return compute(self.precision, self.place)
+
+    def _move(self, batch: Batch) -> Batch:
+        return Batch(ids=batch.ids.to(self.place), weight=batch.weight.to(self.place))
+
+    @torch.no_grad()
+    def _held_out_losses(self, model: nn.Module) -> Tensor | None:
+        """Loss of each target on held-out windows, f32 [N L]; the end token is among them."""
+        if self.held_out is None:
+            return None
+        losses = []
+        for source in range(len(self.held_out.shards)):
+            for batch in self.held_out.sweep(source, batch=16, limit=VALIDATION_WINDOWS):
+                with self._compute():
+                    losses.append(token_losses(model, self._move(batch)).cpu())
+        return torch.cat(losses)
+
+    def _validate(self, folder: RunFolder, model: nn.Module, step: int) -> None:
+        losses = self._held_out_losses(model)
+        if losses is not None:
+            folder.log(step=step, validation_loss=losses[:, :-1].mean().item())
+
+    def _result(self, model: nn.Module, watch: "_Watch") -> dict[str, Any]:
+        job = self.job
+        losses = self._held_out_losses(model)
+        torch.manual_seed(job.seed)
+        fresh = self._held_out_losses(job.model.build().to(self.place))
+        tokens = job.steps * job.batch * self.layout.length
+        return {
+            "parameters": model_cost(job.model).parameters,
+            "steps": job.steps,
+            "tokens": tokens,
+            "validation_loss": None if losses is None else losses[:, :-1].mean().item(),
+            "loss_per_frame": self._per_frame(losses),
+            "loss_per_frame_untrained": self._per_frame(fresh),
+            "unigram_loss": self.unigram_loss,
+            "uniform_loss": torch.tensor(float(self.layout.codes)).log().item(),
+            "tokens_per_s": watch.tokens_per_s,
+            "precision": self.precision,
+        }
+
+    def _per_frame(self, losses: Tensor | None) -> list[float]:
+        if losses is None:
+            return []
+        frame = self.layout.frame_of_target()
+        return [
+            losses[:, frame == number].mean().item() for number in range(self.layout.config.frames)
+        ]
+
+
+class _Watch:
+    """Speed of the steps taken by this process."""
+
+    def __init__(self, tokens_a_step: int) -> None:
+        self._tokens_a_step = tokens_a_step
+        self._start = self._since = time.perf_counter()
+        self._steps = self._steps_since = 0
+        self.tokens_per_s = 0.0
+        """Mean over all steps so far, saving and validation included."""
+
+    def note(self, step: Step, progress: Bar) -> None:
+        self._steps += 1
+        self._steps_since += 1
+        elapsed = time.perf_counter() - self._start
+        self.tokens_per_s = self._steps * self._tokens_a_step / elapsed
+        progress.advance(note=f"loss {step.loss.item():.3f}  {self.tokens_per_s:,.0f} tokens/s")
+
+    def line(self, step: Step) -> dict[str, float | int]:
+        """Metrics of a step; the speed is that since the last line."""
+        now = time.perf_counter()
+        speed = self._steps_since * self._tokens_a_step / (now - self._since)
+        self._since, self._steps_since = now, 0
+        return {
+            "step": step.number,
+            "loss": step.loss.item(),
+            "lr": step.lr,
+            "grad_norm": step.grad_norm.item(),
+            "tokens_per_s": speed,
+            "time_s": now - self._start,
+        }
+
+
+def _objective(model: nn.Module, batch: Batch, *, context: Any) -> Tensor:
+    with context():
+        return next_token(model, batch)
+
+
+def _open(shards: Path, name: str) -> Shard:
+    if not (shards / name).is_dir():
+        there = sorted(
+            path.parent.relative_to(shards).as_posix() for path in shards.glob("**/tokens.json")
+        )
+        raise ValueError(
+            f"{shards} has no shard {name!r} (it has: {', '.join(there) or 'none'}); "
+            "`toto tokenize` makes them"
+        )
+    return Shard(shards / name)
+
+
+def _layout(job: Pretrain, description: Description) -> Layout:
+    """Fit the sequence format to model and shards.
+
+    Raises:
+        ValueError: if the model reads another vocabulary or a shorter context.
+    """
+    rows, columns = description.grid
+    layout = Layout(job.layout, codes=description.vocab_size, frame_tokens=rows * columns)
+    if job.model.vocab_size != layout.vocab_size:
+        raise ValueError(
+            f"the model reads {job.model.vocab_size} ids, these shards need {layout.vocab_size} "
+            f"({layout.codes} codes and 3 special ones); --model.vocab-size {layout.vocab_size}"
+        )
+    if job.model.context < layout.length:
+        raise ValueError(
+            f"a sequence has {layout.length} tokens, the model's context {job.model.context}; "
+            f"--model.context {layout.length}, or fewer --layout.frames"
+        )
+    return layout

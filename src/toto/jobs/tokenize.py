@@ -1,0 +1,180 @@
+"""`toto tokenize`: turn a data folder into token shards, one a source and split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from toto.data.shards import ClipRecord, Description, Shard, write_shard
+from toto.jobs.progress import Bar, bar
+from toto.metrics.tokens import perplexity, used_codes
+from toto.runtime.folder import RunFolder
+from toto.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from toto.types import TokenGrid
+from toto.video.collection import Collection, Part
+from toto.video.datasets.moving_digits import MovingDigits, Split
+from toto.video.decode import Decoder
+from toto.video.transforms import RESIZE_FILTER
+
+SPLITS: tuple[Split, ...] = ("pretrain", "train", "selection", "test")
+PARTS: tuple[Part, ...] = ("pretrain", "held-out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenize:
+    """Tokenise the real clips and the moving digits of a data folder."""
+
+    data: Path
+    """Folder that `toto ingest` wrote."""
+    tokenizer: str
+    """Folder of a trained tokenizer, or the name of one without weights."""
+    crops: int = 4
+    """Square crops taken of every real video, at random places; each is a clip of its own."""
+    seed: int = 0
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Write the shards into `out`; those that are whole already are kept.
+
+        Raises:
+            ValueError: if the data or the tokenizer cannot be opened.
+        """
+        with RunFolder.create(out, self, tensorboard=False) as folder, Decoder() as decoder:
+            if folder.has_result("tokenize"):
+                return folder.result("tokenize")
+            collection, tokenizer = Collection(self.data), load_tokenizer(self.tokenizer)
+            save_tokenizer(tokenizer, out / "tokenizer")
+            side_px = collection.config.side_px
+            if side_px % tokenizer.patch_px:
+                raise ValueError(
+                    f"clips of {side_px} px do not divide into the tokenizer's patches of "
+                    f"{tokenizer.patch_px} px; ingest with another --collection.side-px"
+                )
+            side = side_px // tokenizer.patch_px
+            description = Description(
+                tokenizer=tokenizer.name,
+                tokenizer_digest=tokenizer.digest(),
+                vocab_size=tokenizer.vocab_size,
+                patch_px=tokenizer.patch_px,
+                grid=(side, side),
+                kind="video",
+                precision="fp32",
+                resize_filter=RESIZE_FILTER,
+                decoder=f"PyAV {av.__version__}",
+            )
+            counts = collection.config.digit_clips
+            wanted = {split: getattr(counts, split) for split in SPLITS}
+            total = self.crops * len(collection.videos) + sum(wanted.values())
+            with bar("tokenize", total) as progress:
+                self._real(out / "clips", collection, tokenizer, description, decoder, progress)
+                for split, count in wanted.items():
+                    shard = out / "moving-digits" / split
+                    if count and not shard.exists():
+                        digits = collection.digits(decoder, split)
+                        write_shard(
+                            shard, description, _digit_clips(digits, count, tokenizer, progress)
+                        )
+                    elif count:
+                        progress.advance(count)
+            result = summarise(out, tokenizer)
+            folder.write_result("tokenize", result)
+            return result
+
+    def _real(
+        self,
+        out: Path,
+        collection: Collection,
+        tokenizer: Tokenizer,
+        description: Description,
+        decoder: Decoder,
+        progress: Bar,
+    ) -> None:
+        """Tokenise each real video at several crops, once; share the frames out to the parts."""
+        clips: dict[Part, list[tuple[TokenGrid, ClipRecord]]] = {part: [] for part in PARTS}
+        if all((out / part).exists() for part in PARTS):
+            progress.advance(self.crops * len(collection.videos))
+            return
+        for number, row in enumerate(collection.videos):
+            random = np.random.default_rng([self.seed, number])
+            for crop in range(self.crops):
+                # The first crop is the middle, so that held-out forecasts show the whole scene.
+                x, y = (0.5, 0.5) if crop == 0 else random.random(2).tolist()
+                decoded = decoder.read(
+                    collection.path(row),
+                    stride=collection.config.stride,
+                    side_px=collection.config.side_px,
+                    crop_x=x,
+                    crop_y=y,
+                )
+                ids = tokenizer.encode(torch.from_numpy(decoded.frames))
+                for part in PARTS:
+                    span = collection.part(len(ids), part)
+                    if span.start == span.stop or (part == "held-out" and crop > 0):
+                        continue
+                    record = ClipRecord(
+                        source=row.path,
+                        source_sha256=row.sha256,
+                        frame_indices=tuple(decoded.indices[span].tolist()),
+                        times_s=tuple(decoded.times_s[span].tolist()),
+                        side_px=collection.config.side_px,
+                        crop=(x, y),
+                    )
+                    grid = TokenGrid(ids=ids[span], vocab_size=tokenizer.vocab_size)
+                    clips[part].append((grid, record))
+                progress.advance()
+        for part, found in clips.items():
+            if found and not (out / part).exists():
+                write_shard(out / part, description, found)
+
+
+def _digit_clips(
+    digits: MovingDigits, count: int, tokenizer: Tokenizer, progress: Bar, batch: int = 16
+) -> Iterator[tuple[TokenGrid, ClipRecord]]:
+    """Make, tokenise and label the clips of a split."""
+    for first in range(0, count, batch):
+        made = [digits[index] for index in range(first, min(first + batch, count))]
+        ids = tokenizer.encode(torch.cat([digit.clip.frames for digit in made]))
+        for digit, grid in zip(made, ids.split(digits.config.frames), strict=True):
+            record = ClipRecord(
+                source=digit.clip.source,
+                source_sha256=None,
+                frame_indices=tuple(range(len(grid))),
+                times_s=tuple(digit.clip.times_s.tolist()),
+                side_px=digits.config.side_px,
+                crop=(0.5, 0.5),
+                labels={"digit": digit.digit, "motion": digit.motion},
+            )
+            yield TokenGrid(ids=grid, vocab_size=tokenizer.vocab_size), record
+        progress.advance(len(made))
+
+
+def summarise(out: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Count tokens and codes of all shards below `out`."""
+    shards = {
+        path.parent.relative_to(out).as_posix(): Shard(path.parent)
+        for path in sorted(out.glob("*/*/tokens.json"))
+    }
+    total, sources = torch.zeros(tokenizer.vocab_size, dtype=torch.int64), []
+    for name, shard in shards.items():
+        counts = torch.from_numpy(shard.histogram())
+        total += counts
+        sources.append(
+            {
+                "name": name,
+                "clips": len(shard.clips),
+                "frames": int(shard.lengths.sum()),
+                "tokens": int(counts.sum()),
+                "used_codes": used_codes(counts),
+                "perplexity": perplexity(counts),
+            }
+        )
+    grid = next(iter(shards.values())).description.grid
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "grid": list(grid),
+        "sources": sources,
+        "histogram": total.tolist(),
+    }

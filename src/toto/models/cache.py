@@ -1,0 +1,53 @@
+"""Keys and values of the positions already read, in memory laid out once."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class KVCache:
+    """Static cache of all layers.
+
+    Attributes:
+        keys: rotated keys, [layers B N context K].
+        values: values, same shape.
+        length: positions filled so far.
+    """
+
+    keys: Float[Tensor, "Z B N M K"]
+    values: Float[Tensor, "Z B N M K"]
+    length: int = 0
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        layers: int,
+        batch: int,
+        heads: int,
+        context: int,
+        head_width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "KVCache":
+        """Make a cache with room for `context` positions."""
+        shape = (layers, batch, heads, context, head_width)
+        return cls(
+            keys=torch.zeros(shape, dtype=dtype, device=device),
+            values=torch.zeros(shape, dtype=dtype, device=device),
+        )
+
+    def write(
+        self, layer: int, k_BNLK: Float[Tensor, "B N L K"], v_BNLK: Float[Tensor, "B N L K"]
+    ) -> tuple[Float[Tensor, "B N P K"], Float[Tensor, "B N P K"]]:
+        """Put new positions behind the old ones of one layer; return all of them, old and new.
+
+        `length` moves only when the model has been through every layer.
+        """
+        end = self.length + k_BNLK.shape[2]
+        self.keys[layer, :, :, self.length : end] = k_BNLK
+        self.values[layer, :, :, self.length : end] = v_BNLK
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

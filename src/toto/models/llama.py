@@ -1,0 +1,227 @@
+"""The decoder: LLaMA with RMSNorm, SwiGLU, rotary positions and pre-norm residuals.
+
+The paper's printed block equations add the residual to the normalised stream; standard LLaMA,
+which its text names, does not, and neither do we (docs/paper.md, contradictions).
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from toto.models.cache import KVCache
+from toto.models.rope import rotary_tables, rotate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LlamaConfig:
+    """Size and shape of the decoder; the published sizes are in `toto.recipes`."""
+
+    vocab_size: int
+    """Ids the model can read and predict, special tokens included."""
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    """Hidden width of the SwiGLU, of which there are three matrices a block."""
+    context: int = 4098
+    """Longest sequence, in tokens: 16 frames of 16 x 16 and the start and end tokens."""
+    tied: bool = False
+    """Whether the output matrix is the embedding."""
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    """Standard deviation of fresh weights; the two matrices that write into the residual stream
+    get it divided by sqrt(2 depth). The paper gives none: LLaMA's sibling code uses 0.02."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} does not divide into {self.heads} heads of an even width"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """K, channels of one head."""
+        return self.width // self.heads
+
+    def build(self) -> "Llama":
+        """Make the model these sizes describe, with fresh weights."""
+        return Llama(self)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.heads, self.layer = config.heads, layer
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        cos_LK: Float[Tensor, "L K"],
+        sin_LK: Float[Tensor, "L K"],
+        cache: KVCache | None,
+    ) -> Float[Tensor, "B L D"]:
+        """Mix each position with itself and those before it."""
+        qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
+        q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
+        q_BNLK, k_BNLK = rotate(q, cos_LK, sin_LK), rotate(k, cos_LK, sin_LK)
+        if cache is None or cache.length == 0:
+            if cache is not None:
+                cache.write(self.layer, k_BNLK, v_BNLK)
+            y_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK, is_causal=True)
+        else:
+            new = q_BNLK.shape[2]
+            k_BNPK, v_BNPK = cache.write(self.layer, k_BNLK, v_BNLK)
+            seen = None
+            if new > 1:
+                past = torch.arange(cache.length + new, device=x_BLD.device)
+                seen = past[None] <= past[-new:, None]
+            y_BNLK = F.scaled_dot_product_attention(
+                q_BNLK, k_BNPK.to(q_BNLK.dtype), v_BNPK.to(q_BNLK.dtype), attn_mask=seen
+            )
+        return self.out(y_BNLK.transpose(1, 2).flatten(-2))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP: down(silu(gate(x)) * up(x)); gate and up are one matrix."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """Transform each position alone."""
+        gate_BLF, up_BLF = self.gate_up(x_BLD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BLF) * up_BLF)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the stream it read normalised."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        cos_LK: Float[Tensor, "L K"],
+        sin_LK: Float[Tensor, "L K"],
+        cache: KVCache | None,
+    ) -> Float[Tensor, "B L D"]:
+        """Pass the stream through both halves."""
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cos_LK, sin_LK, cache)
+        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+
+class Llama(nn.Module):
+    """The whole decoder, from ids to logits."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Fill all weights afresh.
+
+        Matrices and embedding N(0, init_std^2), `attention.out` and `mlp.down` N(0, init_std^2 /
+        (2 depth)), norm gains 1.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                nn.init.ones_(parameter)
+                continue
+            std = self.config.init_std
+            if name.endswith(("attention.out.weight", "mlp.down.weight")):
+                std /= math.sqrt(2 * self.config.depth)
+            nn.init.normal_(parameter, std=std)
+
+    def forward(
+        self, ids: Int64[Tensor, "B L"], cache: KVCache | None = None
+    ) -> Float[Tensor, "B L V"]:
+        """Score the token after each position.
+
+        Args:
+            ids: tokens; with a cache, only those that it does not hold yet.
+            cache: keys and values of the positions before `ids`; it takes up the new ones.
+
+        Raises:
+            ValueError: if the sequence, with what the cache holds, exceeds the context.
+        """
+        hidden = self._run(ids, cache, {self.config.depth})[self.config.depth]
+        x_BLD = self.norm(hidden)
+        if self.head is None:
+            return F.linear(x_BLD, self.embedding.weight)
+        return self.head(x_BLD)
+
+    def hidden(
+        self, ids: Int64[Tensor, "B L"], layers: Collection[int]
+    ) -> dict[int, Float[Tensor, "B L D"]]:
+        """The residual stream behind the layers asked for, in one pass that stops at the last.
+
+        Layer 0 is the embedding and layer l the output of block l, so that `depth` is the last.
+
+        Raises:
+            ValueError: if a layer is not in 0..depth, or the sequence exceeds the context.
+        """
+        for layer in layers:
+            if not 0 <= layer <= self.config.depth:
+                raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
+        return self._run(ids, None, set(layers))
+
+    def new_cache(self, batch: int, dtype: torch.dtype = torch.float32) -> KVCache:
+        """Make an empty cache for `batch` sequences, on the model's device."""
+        return KVCache.empty(
+            layers=self.config.depth,
+            batch=batch,
+            heads=self.config.heads,
+            context=self.config.context,
+            head_width=self.config.head_width,
+            dtype=dtype,
+            device=self.embedding.weight.device,
+        )
+
+    def _run(
+        self, ids: Int64[Tensor, "B L"], cache: KVCache | None, layers: set[int]
+    ) -> dict[int, Float[Tensor, "B L D"]]:
+        past = cache.length if cache else 0
+        total = past + ids.shape[1]
+        if total > self.config.context:
+            raise ValueError(f"{total} tokens do not fit a context of {self.config.context}")
+        cos_LK, sin_LK = (
+            table[past:]
+            for table in rotary_tables(
+                total, self.config.head_width, self.config.rope_base, ids.device
+            )
+        )
+        x_BLD = self.embedding(ids)
+        kept = {0: x_BLD} if 0 in layers else {}
+        for number, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
+            x_BLD = block(x_BLD, cos_LK, sin_LK, cache)
+            if number in layers:
+                kept[number] = x_BLD
+        if cache:
+            cache.length = total
+        return kept

@@ -1,0 +1,138 @@
+"""A trained model with its tokenizer, as a function from frames to features."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from toto.config import from_dict
+from toto.data.layout import Layout, LayoutConfig
+from toto.models.llama import Llama, LlamaConfig
+from toto.models.sampling import SamplingConfig, continue_sequence
+from toto.runtime import checkpoint
+from toto.runtime.devices import Precision, compute
+from toto.runtime.folder import RunFolder
+from toto.tokenizers import Tokenizer, load_tokenizer
+
+TOKENIZER = "tokenizer"
+"""Folder of a run that holds a copy of its tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Backbone:
+    """Frames in, features of any layer out; the weights are not changed.
+
+    Attributes:
+        model: the decoder, in evaluation mode.
+        tokenizer: whose tokens it was trained on.
+        layout: how it was shown them.
+        precision: of the forward pass.
+    """
+
+    model: Llama
+    tokenizer: Tokenizer
+    layout: Layout
+    precision: Precision = "fp32"
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks; layers are 0 (embedding) to depth."""
+        return self.model.config.depth
+
+    @property
+    def width(self) -> int:
+        """D, channels of a feature."""
+        return self.model.config.width
+
+    def features(
+        self, frames: UInt8[Tensor, "T H W 3"], layers: Collection[int]
+    ) -> dict[int, Float[Tensor, "T Y X D"]]:
+        """Encode a clip and read the features of the layers asked for.
+
+        Raises:
+            ValueError: if the clip is longer than the context, a side is not a multiple of the
+                tokenizer's patch, or a layer does not exist.
+        """
+        ids = self.tokenizer.encode(frames).long()
+        flat = self.token_features(ids[None], layers)
+        return {layer: value[0].unflatten(0, ids.shape) for layer, value in flat.items()}
+
+    @torch.no_grad()
+    def token_features(
+        self, grids: Int64[Tensor, "B T Y X"], layers: Collection[int]
+    ) -> dict[int, Float[Tensor, "B L D"]]:
+        """Read the features at every code of clips that are tokens already.
+
+        The start token is read but has no feature of its own in the answer, and there is no end
+        token: L = T Y X.
+        """
+        place = self.model.embedding.weight.device
+        ids = torch.stack([self.layout.prompt(grid) for grid in grids]).to(place)
+        with compute(self.precision, place):
+            hidden = self.model.hidden(ids, layers)
+        return {layer: value[:, 1:] for layer, value in hidden.items()}
+
+    def forecast(
+        self, ids: Int64[Tensor, "T Y X"], *, frames: int, sampling: SamplingConfig
+    ) -> Iterator[Int64[Tensor, "Y X"]]:
+        """Continue a clip of tokens frame by frame, with a key-value cache.
+
+        Raises:
+            ValueError: if old and new frames do not fit the model's context.
+        """
+        grid = ids.shape[1:]
+        prompt = self.layout.prompt(ids)[None].to(self.model.embedding.weight.device)
+        tokens = continue_sequence(
+            self.model,
+            prompt,
+            tokens=frames * grid.numel(),
+            codes=self.layout.codes,
+            config=sampling,
+        )
+        for _ in range(frames):
+            yield torch.cat([next(tokens).cpu() for _ in range(grid.numel())]).view(grid)
+
+    def untrained(self, seed: int) -> "Backbone":
+        """Make the same backbone with fresh weights: the baseline of every probe."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = self.model.config.build()
+        return Backbone(
+            model=fresh.eval().requires_grad_(False).to(self.model.embedding.weight.device),
+            tokenizer=self.tokenizer,
+            layout=self.layout,
+            precision=self.precision,
+        )
+
+
+def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
+    """Open the newest good checkpoint of a pre-training run, with its tokenizer.
+
+    Raises:
+        ValueError: if the folder is not such a run, or has no checkpoint yet.
+    """
+    folder = RunFolder.open(run)
+    tokenizer = load_tokenizer(run / TOKENIZER)
+    if not folder.has_result("model"):
+        raise ValueError(f"{run} is not a pre-training run; give the --out of `toto pretrain`")
+    described = folder.result("model")
+    found = checkpoint.latest(folder.checkpoints)
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint yet; let `toto pretrain` reach its first save")
+    model = from_dict(LlamaConfig, described["model"]).build()
+    model.load_state_dict(checkpoint.load(found.path, config_digest=None)["model"])
+    rows, columns = described["grid"]
+    layout = Layout(
+        from_dict(LayoutConfig, described["layout"]),
+        codes=tokenizer.vocab_size,
+        frame_tokens=rows * columns,
+    )
+    return Backbone(
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        layout=layout,
+        precision=precision,
+    )

@@ -1,0 +1,275 @@
+"""Follow objects through a clip by carrying their labels along similar features.
+
+A cell of the feature grid takes the labels of the cells most like it in the frames before. The
+affinities of whole frames would fill gigabytes at 480p, so the cells are asked in small tiles,
+each against the window it can reach: same labels, a few megabytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Propagation:
+    """What a cell may look at, how it weighs what it sees, and how masks become cells and back.
+
+    Features are always compared by cosine. Published settings are in `PROTOCOLS`.
+    """
+
+    context_frames: int
+    """How many of the frames just before are looked at."""
+    first_frame_always: bool = True
+    """Whether the annotated frame is looked at too, however long ago it was."""
+    repeat_first: bool = False
+    """Whether copies of the first frame stand for the past that a clip's start lacks."""
+    radius: int
+    """How far a cell may look, in feature cells."""
+    radius_shape: Literal["square", "disk"] = "square"
+    """`square`: rows and columns at most `radius` apart; `disk`: distance below `radius`."""
+    radius_applies_to_first: bool = True
+    """Whether the radius binds in the frame that `first_frame_always` adds."""
+    topk: int
+    """How many cells are kept of all that may be seen in all frames together."""
+    temperature: float
+    """The kept cells' weights are the softmax of cosine / temperature."""
+    mask_resize: Literal["nearest", "bilinear", "area"] = "bilinear"
+    """How the first mask becomes a grid of cells; `area` is the share of the cell covered."""
+    normalise_masks: bool = False
+    """Whether each object's map is stretched to [0, 1] before the largest wins a pixel."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_frames", "radius", "topk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+
+    def context(self, frame: int) -> list[int]:
+        """The frames that `frame` looks at; the one that is always there comes first."""
+        first = [0] if self.first_frame_always else []
+        recent = range(frame - self.context_frames, frame)
+        if self.repeat_first:
+            return first + [max(0, index) for index in recent]
+        return first + [index for index in recent if index >= len(first)]
+
+
+_VIDEOWALK = Propagation(
+    context_frames=20,
+    repeat_first=True,
+    radius=12,
+    radius_shape="disk",
+    radius_applies_to_first=False,
+    topk=10,
+    temperature=0.05,
+)
+
+PROTOCOLS: dict[str, Propagation] = {
+    "videowalk-2020": _VIDEOWALK,
+    "dino-480": Propagation(
+        context_frames=7,
+        radius=12,
+        topk=5,
+        temperature=0.1,
+        mask_resize="nearest",
+        normalise_masks=True,
+    ),
+    "toto-256": _VIDEOWALK,
+    "demo": Propagation(context_frames=7, radius=2, topk=5, temperature=0.1, mask_resize="area"),
+}
+"""Named settings. The size of the frames is the caller's part of a protocol:
+
+- `videowalk-2020`: ajabri/videowalk (`code/test.py`, its README's flags), frames at native 480p,
+  stride 8. Jabri et al., "Space-time correspondence as a contrastive random walk".
+- `dino-480`: facebookresearch/dino (`eval_video_segmentation.py`), short side 480, long side
+  floored to a multiple of 64. One difference: there, ids are taken at the network's input size
+  and brought to the video's by nearest neighbour; here the soft map goes to that size at once.
+- `toto-256`: 256 x 256 px, stride 8. The paper names the first protocol but gives no number of
+  frames, top-k or temperature, so these are videowalk's: a choice, not the paper's word.
+- `demo`: ours, for 64 px frames with 8 x 8 cells; no published number belongs to it.
+"""
+
+
+@torch.no_grad()
+def propagate(
+    features: Float32[Tensor, "T Y X D"],
+    first_mask: Float32[Tensor, "Y X J"],
+    config: Propagation,
+    *,
+    tile: int = 12,
+) -> Float32[Tensor, "T Y X J"]:
+    """Carry the first frame's labels through the clip, frame after frame.
+
+    Args:
+        features: one layer's features of every frame.
+        first_mask: how much of each cell is each object's; the channels are independent.
+        config: what a cell may look at.
+        tile: side of the tiles of cells that are asked together. Speed and memory depend on it;
+            the result does not, unless two cells tie to within rounding for the last place.
+
+    Returns:
+        The labels of every frame; those of the first are `first_mask`.
+
+    Raises:
+        ValueError: if the grids differ or a feature is not finite.
+
+    Source:
+        The two recipes named in `PROTOCOLS`; docs/paper.md.
+    """
+    if features.ndim != 4 or first_mask.ndim != 3 or features.shape[1:3] != first_mask.shape[:2]:
+        raise ValueError(
+            f"a mask {tuple(first_mask.shape)} does not lie on features {tuple(features.shape)}"
+        )
+    if not bool(features.isfinite().all()):
+        raise ValueError("a feature is not finite; look at the layer they come from")
+    _, rows, columns, _ = features.shape
+    unit = F.normalize(features, dim=-1)
+    labels = [first_mask]
+    for frame in range(1, len(features)):
+        found = torch.empty_like(first_mask)
+        for top in range(0, rows, tile):
+            for left in range(0, columns, tile):
+                area = (slice(top, min(top + tile, rows)), slice(left, min(left + tile, columns)))
+                found[area] = _label_tile(unit, labels, frame, area, config)
+        labels.append(found)
+    return torch.stack(labels)
+
+
+def mask_to_grid(
+    mask: UInt8[np.ndarray, "H W"],
+    objects: Sequence[int],
+    grid: tuple[int, int],
+    resize: Literal["nearest", "bilinear", "area"] = "bilinear",
+) -> Float32[Tensor, "Y X J"]:
+    """Turn a mask of ids into the soft labels of a feature grid.
+
+    Args:
+        mask: an id at each pixel.
+        objects: the ids to follow, one channel each after the first; every other id is
+            background, the first channel.
+        grid: rows and columns of cells, Y and X.
+        resize: see `Propagation.mask_resize`.
+
+    Raises:
+        ValueError: if the ids are none, not distinct, or not in 1..255.
+    """
+    _check_objects(objects)
+    layers = [torch.from_numpy(mask == one) for one in objects]
+    rest = ~torch.stack(layers).any(dim=0)
+    onehot = torch.stack([rest, *layers])[None].float()
+    if resize == "bilinear":
+        soft = F.interpolate(onehot, size=grid, mode="bilinear", align_corners=False)
+    else:
+        # "nearest" would take each cell's corner; the recipes' image libraries take its middle.
+        mode = "nearest-exact" if resize == "nearest" else "area"
+        soft = F.interpolate(onehot, size=grid, mode=mode)
+    return soft[0].permute(1, 2, 0).contiguous()
+
+
+def grid_to_mask(
+    soft: Float32[Tensor, "T Y X J"],
+    objects: Sequence[int],
+    size: tuple[int, int],
+    *,
+    normalise: bool = False,
+) -> UInt8[np.ndarray, "T H W"]:
+    """Turn soft labels of cells into an id at each pixel: bilinear, then the largest wins.
+
+    Args:
+        soft: background first, then the objects' labels.
+        objects: the ids of the channels after the first.
+        size: height and width of the masks in pixels, H and W.
+        normalise: see `Propagation.normalise_masks`.
+
+    Raises:
+        ValueError: if the channels are not one more than the objects, or the ids are none, not
+            distinct, or not in 1..255.
+    """
+    _check_objects(objects)
+    if soft.shape[-1] != 1 + len(objects):
+        raise ValueError(
+            f"{len(objects)} objects and background need {1 + len(objects)} channels, "
+            f"got {soft.shape[-1]}"
+        )
+    ids = np.array([0, *objects], np.uint8)
+    masks = np.empty((len(soft), *size), np.uint8)
+    for frame, soft_YXJ in enumerate(soft):
+        fine_JHW = F.interpolate(
+            soft_YXJ.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False
+        )[0]
+        if normalise:
+            low, high = fine_JHW.amin((1, 2), keepdim=True), fine_JHW.amax((1, 2), keepdim=True)
+            fine_JHW = (fine_JHW - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+        masks[frame] = ids[fine_JHW.argmax(dim=0).cpu().numpy()]
+    return masks
+
+
+def _label_tile(
+    unit: Tensor, labels: list[Tensor], frame: int, area: tuple[slice, slice], config: Propagation
+) -> Tensor:
+    """Give the cells of one tile their labels: [y x J]."""
+    _, rows, columns, width = unit.shape
+    window = (_widened(area[0], config.radius, rows), _widened(area[1], config.radius, columns))
+    query_PD = unit[frame][area].reshape(-1, width)
+    bias_PK = _window_bias(area, window, config, unit.device)
+    affinity, seen = [], []
+    for place, source in enumerate(config.context(frame)):
+        if place == 0 and config.first_frame_always and not config.radius_applies_to_first:
+            affinity.append(_cosine(query_PD, unit[source].reshape(-1, width)))
+            seen.append(labels[source].flatten(0, 1))
+        else:
+            affinity.append(_cosine(query_PD, unit[source][window].reshape(-1, width)) + bias_PK)
+            seen.append(labels[source][window].flatten(0, 1))
+    affinity_PK, label_KJ = torch.cat(affinity, dim=1), torch.cat(seen)
+    best_Pk, index_Pk = affinity_PK.topk(min(config.topk, len(label_KJ)), dim=1)
+    weight_Pk = (best_Pk / config.temperature).softmax(dim=1)
+    label_PJ = torch.einsum("pk,pkj->pj", weight_Pk, label_KJ[index_Pk])
+    return label_PJ.unflatten(0, (area[0].stop - area[0].start, area[1].stop - area[1].start))
+
+
+def _cosine(query_PD: Tensor, key_KD: Tensor) -> Tensor:
+    if query_PD.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        # torch's own fp32 product takes twice as long as oneDNN's on AMD, and it is most of the
+        # time spent here; oneDNN is fastest with the longer side first.
+        return F.linear(key_KD.to_mkldnn(), query_PD).to_dense().T
+    return query_PD @ key_KD.T
+
+
+def _widened(cells: slice, radius: int, limit: int) -> slice:
+    return slice(max(0, cells.start - radius), min(limit, cells.stop + radius))
+
+
+def _window_bias(
+    area: tuple[slice, slice],
+    window: tuple[slice, slice],
+    config: Propagation,
+    device: torch.device,
+) -> Tensor:
+    """0 where a cell of the tile may see a cell of the window, -inf elsewhere: [P K]."""
+    down, right = (
+        (_range(cells, device)[:, None] - _range(seen, device)[None]).abs()
+        for cells, seen in zip(area, window, strict=True)
+    )
+    down, right = down[:, None, :, None], right[None, :, None, :]
+    if config.radius_shape == "disk":
+        reached = down**2 + right**2 < config.radius**2
+    else:
+        reached = (down <= config.radius) & (right <= config.radius)
+    bias = torch.zeros(reached.shape, device=device).masked_fill_(~reached, -torch.inf)
+    return bias.flatten(2).flatten(0, 1)
+
+
+def _range(cells: slice, device: torch.device) -> Tensor:
+    return torch.arange(cells.start, cells.stop, device=device)
+
+
+def _check_objects(objects: Sequence[int]) -> None:
+    distinct = len(set(objects)) == len(objects) > 0
+    if not distinct or min(objects) < 1 or max(objects) > 255:
+        raise ValueError(f"objects are distinct ids in 1..255, got {tuple(objects)}")

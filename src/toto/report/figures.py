@@ -1,0 +1,201 @@
+"""The panels of the page, one function each: named values in, SVG out."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import accumulate
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from toto.report.collect import Curve
+from toto.report.elements import Html
+from toto.report.results import Pretrain, Probe, Task
+from toto.report.svg import ROLES, render
+
+DASHED = (0, (3.5, 2))
+POOLING_LINES = {"attention": "-", "average": DASHED}
+"""How the line of a pooling is drawn; one not named here is dotted."""
+
+CURVE_POINTS = 200
+"""A longer curve is drawn as the means of this many equal stretches."""
+
+
+def over_steps(curve: Curve, *, name: str, title: str, unit: str) -> Html:
+    """Draw one logged quantity against the optimiser step."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*thin(curve), color=ROLES["trained"])
+        axes.set(title=title, xlabel="optimiser step", ylabel=unit)
+        _plain(axes)
+
+    return render(draw, name=name, label=f"{title}, against the optimiser step")
+
+
+def pretraining(training: Curve, validation: Curve | None, result: Pretrain) -> Html:
+    """Draw the loss on training and held-out clips, with what two simple guesses would score."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*thin(training), color=ROLES["trained"])
+        if validation is not None:
+            axes.plot(validation.steps, validation.values, "D", color=ROLES["limit"])
+        _level(axes, result.uniform_loss, "uniform guess")
+        if result.unigram_loss is not None:
+            _level(axes, result.unigram_loss, "code frequencies only", below=True)
+        axes.set(title="Next-token loss", xlabel="optimiser step", ylabel="nats a token")
+        _plain(axes)
+
+    return render(draw, name="loss", label="Next-token loss against the optimiser step")
+
+
+def loss_per_frame(result: Pretrain) -> Html:
+    """Draw how well each frame of a clip is predicted from those before it."""
+
+    def draw(axes: Axes) -> None:
+        for role, losses in (
+            ("untrained", result.loss_per_frame_untrained),
+            ("trained", result.loss_per_frame),
+        ):
+            axes.plot(_from_one(losses), _gaps(losses), "o-", color=ROLES[role])
+        if result.unigram_loss is not None:
+            _level(axes, result.unigram_loss, "code frequencies only")
+        axes.set(title="Loss by frame", xlabel="frame of the clip", ylabel="nats a token")
+        _whole_frames(axes, result.loss_per_frame)
+
+    return render(draw, name="frames", label="Loss against the place of the frame in its clip")
+
+
+def code_use(histogram: Sequence[int]) -> Html:
+    """Draw how often each code is used, the most frequent first, on a logarithmic scale."""
+    used = sorted((n for n in histogram if n), reverse=True)
+    floor = used[-1] / 2
+
+    def draw(axes: Axes) -> None:
+        ranks = _from_one(used)
+        axes.set_yscale("log")
+        axes.fill_between(ranks, used, floor, color=ROLES["trained"], alpha=0.18, linewidth=0)
+        axes.plot(ranks, used, color=ROLES["trained"])
+        _level(axes, sum(used) / len(histogram), "if all were equally frequent")
+        axes.set(title="How often each code occurs", xlabel="code, most frequent first")
+        axes.set(ylabel="occurrences, log scale", xlim=(0, len(histogram)))
+        axes.set_ylim(bottom=floor)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        _plain(axes)
+
+    return render(draw, name="codes", label="Occurrences of each code, most frequent first")
+
+
+def code_coverage(histogram: Sequence[int]) -> Html:
+    """Draw which share of all tokens the most frequent codes make up."""
+    total = max(sum(histogram), 1)
+    shares = [100 * n / total for n in accumulate(sorted(histogram, reverse=True))]
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, *_from_one(shares)], [0, *shares], color=ROLES["trained"])
+        axes.plot([0, len(shares)], [0, 100], color=ROLES["baseline"], linestyle=DASHED, lw=1.2)
+        axes.set(title="Share of all tokens they make up", xlabel="codes kept, most frequent first")
+        axes.set(ylabel="% of tokens", xlim=(0, len(shares)), ylim=(0, 104))
+        _plain(axes)
+
+    return render(draw, name="coverage", label="Share of tokens the most frequent codes make up")
+
+
+def accuracy_per_layer(title: str, task: Task, probe: Probe, *, name: str) -> Html:
+    """Draw the test accuracy of the probes on every layer: mean and spread over seeds."""
+    places = range(len(probe.layers))
+
+    def draw(axes: Axes) -> None:
+        for weights in ("untrained", "trained"):
+            color = ROLES[weights]
+            for pooling, by_seed in task.test.get(weights, {}).items():
+                means, spreads = _over_seeds(by_seed)
+                low = [m - s for m, s in zip(means, spreads, strict=True)]
+                high = [m + s for m, s in zip(means, spreads, strict=True)]
+                line = POOLING_LINES.get(pooling, ":")
+                axes.fill_between(places, low, high, color=color, alpha=0.14, linewidth=0)
+                axes.plot(places, means, marker="o", markersize=3.4, color=color, linestyle=line)
+                chosen = {c.layer for c in task.chosen.get(weights, ()) if c.pooling == pooling}
+                for layer in chosen:
+                    axes.plot(layer, means[layer], "o", markersize=11, markerfacecolor="none",
+                              markeredgecolor=ROLES["ink"], markeredgewidth=1.2)  # fmt: skip
+        # Below the line it is clear of the curves, but for many classes there is no room there.
+        _level(axes, 100 * task.chance, "chance", below=task.chance > 0.06)
+        axes.set(title=title, xlabel="layer that is read", ylabel="test accuracy, %")
+        every = math.ceil(len(places) / 13)
+        axes.set_xticks(places[::every], [_short(layer) for layer in probe.layers[::every]])
+        axes.set_ylim(bottom=0)
+
+    return render(draw, name=name, label=f"Test accuracy of {title} against the layer that is read")
+
+
+def closeness(psnr_db: dict[str, tuple[float | None, ...]]) -> Html:
+    """Draw how close the frames of each method are to the real ones, by how far ahead they are."""
+
+    def draw(axes: Axes) -> None:
+        for method, values in psnr_db.items():
+            color = ROLES[forecast_role(method)]
+            axes.plot(_from_one(values), _gaps(values), "o-", color=color)
+        axes.set(title="Closeness to the real frame", xlabel="frames ahead", ylabel="PSNR, dB")
+        _whole_frames(axes, max(psnr_db.values(), key=len))
+
+    return render(draw, name="closeness", label="PSNR against the number of frames ahead")
+
+
+def forecast_role(method: str) -> str:
+    """Say which colour a method of `generate.json` is drawn in."""
+    roles = {"forecast": "trained", "copy last frame": "untrained", "tokenizer limit": "limit"}
+    return roles.get(method, "baseline")
+
+
+def thin(curve: Curve) -> tuple[list[float], list[float]]:
+    """Average a long curve over equal stretches: what one batch more or less does is no news."""
+    stretch = math.ceil(len(curve.steps) / CURVE_POINTS)
+    starts = range(0, len(curve.steps), max(stretch, 1))
+    steps = [statistics.fmean(curve.steps[n : n + stretch]) for n in starts]
+    return steps, [statistics.fmean(curve.values[n : n + stretch]) for n in starts]
+
+
+def _over_seeds(by_seed: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Give each layer's mean and standard deviation over seeds, in percent."""
+    layers = [[100 * value for value in layer] for layer in zip(*by_seed, strict=True)]
+    spreads = [statistics.stdev(layer) if len(layer) > 1 else 0.0 for layer in layers]
+    return [statistics.fmean(layer) for layer in layers], spreads
+
+
+def _level(axes: Axes, value: float, words: str, *, below: bool = False) -> None:
+    """Draw a level to compare with, its name at the right end."""
+    axes.axhline(value, color=ROLES["baseline"], linestyle=DASHED, linewidth=1.2)
+    axes.annotate(
+        words,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, -3 if below else 3),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+        color=ROLES["muted"],
+        fontsize=9.5,
+    )
+
+
+def _plain(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _whole_frames(axes: Axes, frames: Sequence[object]) -> None:
+    axes.set_xticks(range(1, len(frames) + 1, math.ceil(len(frames) / 8)))
+
+
+def _from_one(values: Sequence[object]) -> list[int]:
+    return list(range(1, len(values) + 1))
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _short(layer: str) -> str:
+    """Keep tick labels apart: `block 3` is 3, other names keep their first five letters."""
+    return layer.removeprefix("block ")[:5]

@@ -1,0 +1,184 @@
+"""The sections on what the model turned out to know: probes, forecasts, tracking."""
+
+import json
+
+from toto.report import figures
+from toto.report.collect import Media, Report
+from toto.report.elements import (
+    Html,
+    caption,
+    data_uri,
+    details,
+    element,
+    figure,
+    join,
+    key,
+    legend,
+    picture,
+    table,
+)
+from toto.report.opening import verdict_mark
+from toto.report.results import Generate, Probe, Task, Track
+from toto.report.words import count, number, percent, size
+
+LARGEST_VIDEO_BYTES = 1_500_000
+"""A larger video is named and not embedded: the page stays quick to open."""
+
+METHODS = {
+    "forecast": "forecast",
+    "copy last frame": "repeating the last frame it was shown",
+    "tokenizer limit": "best the tokenizer allows",
+}
+
+
+def layers(probe: Probe) -> Html:
+    """Show what each frozen layer tells about the clips, trained against untrained."""
+    intro = (
+        f"The network is frozen. On each of its {len(probe.layers)} layers a small classifier is "
+        "trained to name what is in the clip; the untrained network gets the same treatment. "
+        f"Everything is repeated with {len(probe.seeds)} random seeds. The layer and the pooling "
+        "are picked on separate selection clips, then scored once on test clips."
+    )
+    panels = [
+        figures.accuracy_per_layer(title, task, probe, name=f"probe-{number}")
+        for number, (title, task) in enumerate(probe.tasks.items())
+    ]
+    keys = legend(
+        *(
+            key(
+                weights,
+                f"{weights}, {pooling} pooling",
+                "line" if pooling == "attention" else "dashed",
+            )
+            for weights in ("trained", "untrained")
+            for pooling in probe.poolings
+        ),
+        key("ink", "picked on the selection clips", "ring"),
+    )
+    words = caption(
+        axes="Share of test clips named correctly, in percent, against the layer that is read, "
+        "from the input (left) to the output (right). Lines are means over seeds, bands one "
+        "standard deviation to either side.",
+        look="The distance between the two colours: only that is due to training, since an "
+        "untrained network keeps much of its input as well. Often a layer in the middle is best.",
+        limits="Whether the network could be fine-tuned to do better, and anything about videos "
+        "unlike these.",
+    )
+    cards = element(
+        "div", *(_task(t, task, probe) for t, task in probe.tasks.items()), class_="pair"
+    )
+    return join((element("p", intro), figure(panels, words, keys=keys), cards))
+
+
+def forecasts(report: Report, result: Generate) -> Html:
+    """Show frames the model invented, next to those that really came."""
+    settings = (
+        ("temperature", None if result.temperature is None else f"{result.temperature:g}"),
+        ("seed", None if result.seed is None else str(result.seed)),
+        ("tokens a second", None if result.tokens_per_s is None else count(result.tokens_per_s)),
+    )
+    known = ", ".join(f"{name} {value}" for name, value in settings if value is not None)
+    intro = (
+        f"Shown {result.prompt_frames} frames, the model continues them by {result.frames}, code "
+        f"by code, and the tokenizer paints the codes{f' ({known})' if known else ''}."
+    )
+    parts = [element("p", intro)]
+    strips = [
+        picture(strip, "Rows: real, reconstructed, forecast frames") for strip in report.strips
+    ]
+    videos = element("div", *map(_video, report.forecasts), class_="videos")
+    if strips or report.forecasts:
+        words = caption(
+            axes="Time runs to the right. Rows: the real frames, the same after tokenizer and "
+            "back, and the forecast, which knows only the frames of its prompt.",
+            look="Compare the last two rows: the second is the best that the codes allow. Things "
+            "that move should keep moving, and keep their shape.",
+            limits="Few clips. A forecast may be plausible and still differ from what came.",
+        )
+        parts.append(figure([element("div", *strips, videos, class_="strips")], words, wide=True))
+    if result.psnr_db:
+        parts.append(_closeness(result))
+    if result.sources:
+        names = ", ".join(s if isinstance(s, str) else json.dumps(s) for s in result.sources)
+        parts.append(element("p", f"Clips: {names}.", class_="quiet"))
+    return join(parts)
+
+
+def tracking(report: Report, result: Track) -> Html:
+    """Show how well features of one frame find the same thing in the next."""
+    place = f" on {result.where}" if result.where else ""
+    intro = (
+        f"Given the outline of each object in the first frame only, later outlines are found "
+        f"by comparing features of layer {result.layer}{place}; nothing is trained for it. "
+        "J is the overlap with the true region, F the agreement of the outlines, both from 0 to 1."
+    )
+    rows = [
+        (n, number(s.j, 3), number(s.f, 3), number(s.j_and_f, 3)) for n, s in result.scores.items()
+    ]
+    clips = [(c.source, number(c.j, 3), number(c.f, 3), number(c.j_and_f, 3)) for c in result.clips]
+    parts = [element("p", intro), table(("method", "J", "F", "J&F, their mean"), rows)]
+    for overlay in report.overlays:
+        words = caption(
+            axes="Frames of one clip, time to the right, with the followed objects tinted; the "
+            "row of true outlines is there to compare.",
+            look="The tint should stay on its object as it moves. “First mask kept” in the table "
+            "never moves the outline: a method below it does not track.",
+            limits="One clip; the table is the average. Easy clips say little about real videos.",
+        )
+        parts.append(figure([picture(overlay, "Tracked objects, tinted")], words, wide=True))
+    if clips:
+        head = ("clip", "J", "F", "J&F")
+        parts.append(details(f"Scores of each of the {len(clips)} clips", table(head, clips)))
+    if result.protocol:
+        pairs = [(name, str(value)) for name, value in result.protocol.items()]
+        parts.append(details("Protocol", table(("setting", "value"), pairs, words=2)))
+    return join(parts)
+
+
+def _task(title: str, task: Task, probe: Probe) -> Html:
+    rows = [
+        (weights, str(c.seed), f"{c.pooling}, {_layer_name(probe, c.layer)}",
+         percent(c.selection), percent(c.test))
+        for weights, choices in task.chosen.items()
+        for c in choices
+    ]  # fmt: skip
+    margin = ""
+    if task.verdict.margin_in_sd is not None:
+        margin = f"Margin: {number(task.verdict.margin_in_sd, 1)} standard deviations over seeds. "
+    clips = ", ".join(f"{n:,} {split}" for split, n in task.clips.items())
+    return element(
+        "div",
+        element("h3", f"{title}: {task.classes} classes, chance {percent(task.chance)}"),
+        element("p", verdict_mark(task.verdict), " ", task.verdict.sentence, class_="verdict"),
+        table(("weights", "seed", "picked", "selection", "test"), rows, words=3),
+        element("p", f"{margin}Clips: {clips}.", class_="quiet"),
+    )
+
+
+def _layer_name(probe: Probe, layer: int) -> str:
+    return probe.layers[layer] if 0 <= layer < len(probe.layers) else f"layer {layer}"
+
+
+def _closeness(result: Generate) -> Html:
+    keys = legend(*(key(figures.forecast_role(m), METHODS.get(m, m)) for m in result.psnr_db))
+    words = caption(
+        axes="Peak signal-to-noise ratio (PSNR) of each frame against the real one, in dB, by how "
+        "many frames ahead it is. Three dB more is half the squared error.",
+        look="The forecast starts below the tokenizer's best and falls as errors add up. Above the "
+        "line of the repeated frame it knows something about motion.",
+        limits="PSNR likes blur and dislikes a right shape one pixel off; it does not measure how "
+        "plausible a forecast looks.",
+    )
+    return figure([figures.closeness(result.psnr_db)], words, keys=keys)
+
+
+def _video(media: Media) -> Html:
+    if len(media.data) >= LARGEST_VIDEO_BYTES:
+        words = (
+            f"{media.name} ({size(len(media.data))}) is too large to embed; open it in its folder."
+        )
+        return element("p", words, class_="quiet")
+    source = data_uri(media, "video/mp4")
+    return element(
+        "video", src=source, controls="", loop="", muted="", playsinline="", aria_label=media.name
+    )

@@ -1,0 +1,200 @@
+"""What each stage leaves in `results/`, as named values, so that the page never handles raw JSON.
+
+Shapes of the files only: a field with a default may be absent from a file, one that no page shows
+is not listed. Losses are in nats a token, accuracies and scores in [0, 1].
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestedSource:
+    """One folder or generator of clips."""
+
+    name: str
+    clips: int
+    frames: int
+    duration_s: float
+    refused: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A file that was refused, or read only in part."""
+
+    path: str
+    reason: str
+    stage: str = ""
+    """Which check stopped it; empty for a damaged file, which no check stopped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingest:
+    """`data/results/ingest.json`."""
+
+    sources: tuple[IngestedSource, ...]
+    refused: tuple[Problem, ...] = ()
+    damaged: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenizer:
+    """`tokenizer/results/tokenizer.json`: quality on frames it was not trained on."""
+
+    name: str
+    vocab_size: int
+    patch_px: int
+    psnr_db: float
+    perplexity: float
+    used_codes: int
+    frames: int
+    parameters: int
+    psnr_db_mean_colour: float | None = None
+    """The trivial answer: each frame painted in its mean colour."""
+    psnr_db_grey: float | None = None
+    """The hand-made tokenizer that keeps one grey level a patch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedSource:
+    """How one source looks in tokens."""
+
+    name: str
+    clips: int
+    frames: int
+    tokens: int
+    used_codes: int
+    perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenize:
+    """`shards/results/tokenize.json`."""
+
+    vocab_size: int
+    grid: tuple[int, int]
+    sources: tuple[TokenizedSource, ...]
+    histogram: tuple[int, ...]
+    """How often each code occurs, code 0 first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain:
+    """`pretrain/results/pretrain.json`."""
+
+    parameters: int
+    steps: int
+    tokens: int
+    validation_loss: float
+    uniform_loss: float
+    """The loss of a guess that holds every code equally likely: log of the vocabulary."""
+    unigram_loss: float | None = None
+    """The loss of a guess that knows only how often each code occurs."""
+    loss_per_frame: tuple[float | None, ...] = ()
+    loss_per_frame_untrained: tuple[float | None, ...] = ()
+    tokens_per_s: float | None = None
+    precision: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The layer and pooling that one seed picked on the selection clips, and its test accuracy."""
+
+    seed: int
+    pooling: str
+    layer: int
+    selection: float
+    test: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The comparison of the chosen probes over all seeds."""
+
+    trained_mean: float
+    untrained_mean: float
+    beats_untrained: bool
+    beats_chance: bool
+    sentence: str
+    trained_sd: float | None = None
+    untrained_sd: float | None = None
+    margin_in_sd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One classification task read off the frozen layers."""
+
+    classes: int
+    chance: float
+    clips: dict[str, int]
+    """How many clips each split has."""
+    test: dict[str, dict[str, tuple[tuple[float, ...], ...]]]
+    """Test accuracy by weights ("trained", "untrained"), pooling, seed and layer."""
+    chosen: dict[str, tuple[Choice, ...]]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """`probe/results/probe.json`."""
+
+    seeds: tuple[int, ...]
+    layers: tuple[str, ...]
+    poolings: tuple[str, ...]
+    tasks: dict[str, Task]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackScore:
+    """Region similarity J, boundary accuracy F, and their mean."""
+
+    j: float
+    f: float
+    j_and_f: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackedClip:
+    """The scores of one clip."""
+
+    source: str
+    j: float
+    f: float
+    j_and_f: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Track:
+    """`track/results/track.json`."""
+
+    layer: int | str
+    clips: tuple[TrackedClip, ...]
+    scores: dict[str, TrackScore]
+    protocol: dict[str, Any]
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generate:
+    """`generate/results/generate.json`."""
+
+    prompt_frames: int
+    frames: int
+    psnr_db: dict[str, tuple[float | None, ...]]
+    """Closeness to the real frame, by method and by how far ahead, in dB."""
+    tokens_per_s: float | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    sources: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageCost:
+    """One line of `stages.jsonl`: what one finished stage took."""
+
+    stage: str
+    wall_s: float
+    cpu_s: float
+    peak_memory_bytes: float

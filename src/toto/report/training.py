@@ -1,0 +1,181 @@
+"""The sections on what went in and what was trained: data, tokenizer, pre-training, redundancy."""
+
+from collections.abc import Sequence
+
+from toto.report import figures
+from toto.report.collect import Report
+from toto.report.elements import (
+    Html,
+    caption,
+    details,
+    element,
+    figure,
+    join,
+    key,
+    legend,
+    picture,
+    table,
+    unfinished,
+)
+from toto.report.results import Ingest, Pretrain, Problem, Tokenize, Tokenizer
+from toto.report.words import count, duration, number, percent
+
+LONG_LIST = 6
+"""A list of problem files longer than this is folded."""
+
+
+def data(ingest: Ingest) -> Html:
+    """Say which videos went in and which did not."""
+    rows = [
+        (s.name, f"{s.clips:,}", f"{s.frames:,}", duration(s.duration_s), f"{s.refused:,}")
+        for s in ingest.sources
+    ]
+    return join((
+        element("p", "Every file is opened in a separate process and checked before it is used."),
+        table(("source", "clips", "frames", "length", "refused"), rows),
+        _problems("Refused files", ingest.refused, "No file was refused."),
+        _problems("Damaged files, read as far as they go", ingest.damaged, "No file was damaged."),
+    ))  # fmt: skip
+
+
+def tokenizer(report: Report, result: Tokenizer) -> Html:
+    """Show what the codes keep of a picture, and how it got there."""
+    curves = report.tokenizer_curves
+    titles = {
+        "nll": ("Reconstruction loss", "nats a value"),
+        "loss": ("Loss", "as optimised"),
+        "perplexity": ("Codes in effective use", "perplexity"),
+    }
+    shown = [name for name in ("nll", "perplexity") if name in curves] or ["loss"]
+    panels = [
+        figures.over_steps(curves[n], name=f"tokenizer-{n}", title=titles[n][0], unit=titles[n][1])
+        for n in shown
+        if n in curves
+    ]
+    parts = [element("p", _quality(result))]
+    if report.reconstructions is not None:
+        image = picture(report.reconstructions, "Real frames above, their reconstructions below")
+        words = caption(
+            axes="Frames the tokenizer was not trained on (top) and what is left of them after "
+            "they were turned into codes and back (bottom).",
+            look="Shapes should be in the right place; fine texture is lost. What is blurred here "
+            "is invisible to the model that reads the codes.",
+            limits="A few frames, not a measurement; the numbers above are the measurement.",
+        )
+        parts.append(figure([image], words, wide=True))
+    if panels:
+        words = caption(
+            axes="Quantities logged while the tokenizer learned, against the optimiser step; long "
+            "logs are averaged over short stretches.",
+            look="The loss should fall and level off. Perplexity says how many codes are in use, "
+            "weighted by how often: a fall towards 1 means that the codes collapsed.",
+            limits="These are training batches, so a small gap to the held-out numbers is normal.",
+        )
+        parts.append(figure(panels, words))
+    if report.tokenize is not None:
+        parts.extend(_codes(report.tokenize))
+    else:
+        parts.append(unfinished("tokenize", started="shards" in report.started))
+    return join(parts)
+
+
+def pretraining(report: Report, result: Pretrain) -> Html:
+    """Show how the loss fell, against what simple guesses would score."""
+    curves = report.pretrain_curves
+    below = "" if result.unigram_loss is None else f", {number(result.unigram_loss)} for a guess "
+    below += "" if result.unigram_loss is None else "from code frequencies alone"
+    intro = element(
+        "p",
+        f"{count(result.parameters)} parameters, {result.steps:,} steps, {count(result.tokens)} "
+        f"tokens{f' in {result.precision}' if result.precision else ''}. Held-out loss "
+        f"{number(result.validation_loss)} nats a token, against {number(result.uniform_loss)} "
+        f"for a uniform guess{below}.",
+    )
+    if "loss" not in curves:
+        return intro
+    panel = figures.pretraining(curves["loss"], curves.get("validation_loss"), result)
+    keys = legend(key("trained", "training clips"), key("limit", "held-out clips", "dot"))
+    words = caption(
+        axes="Average surprise at the next code, in nats, against the optimiser step. Zero would "
+        "be perfect foresight. Long logs are averaged over short stretches.",
+        look="Below the line of code frequencies, the model uses what came before and not just "
+        "which codes are common. Held-out points that rise while the curve falls mean that it "
+        "learns the training clips by heart.",
+        limits="A low loss may come from predicting still backgrounds; it does not prove that the "
+        "model knows what moves. The probes below ask that.",
+    )
+    return join((intro, figure([panel], words, keys=keys)))
+
+
+def redundancy(result: Pretrain) -> Html:
+    """Show how much easier later frames are."""
+    first, *_, last = result.loss_per_frame
+    intro = (
+        f"The first frame costs {number(first)} nats a token, the last {number(last)}. "
+        "Neighbouring frames look alike, so a model that looks back should find later "
+        "frames easier. The paper's Figure 10 asks the same of its large model."
+    )
+    keys = legend(key("trained", "trained"), key("untrained", "untrained, same architecture"))
+    words = caption(
+        axes="Average surprise at a code, in nats, against which frame of the clip it lies in, on "
+        "held-out clips.",
+        look="The trained line should drop after the first frame and stay low; the untrained "
+        "line should stay flat, at or above the level of a uniform guess.",
+        limits="How much is copying and how much is foresight: still videos alone would also give "
+        "a drop.",
+    )
+    panel = figures.loss_per_frame(result)
+    return join((element("p", intro), figure([panel], words, keys=keys)))
+
+
+def _quality(result: Tokenizer) -> str:
+    others = (
+        ("painting every frame in its mean colour", result.psnr_db_mean_colour),
+        ("one grey level a patch", result.psnr_db_grey),
+    )
+    known = [f"{number(value, 1)} dB for {what}" for what, value in others if value is not None]
+    against = f", against {' and '.join(known)}" if known else ""
+    return (
+        f"The {result.name} tokenizer has {count(result.parameters)} parameters and turns each "
+        f"{result.patch_px} by {result.patch_px} pixel patch into one of {result.vocab_size:,} "
+        f"codes. On {result.frames:,} held-out frames its reconstructions reach "
+        f"{number(result.psnr_db, 1)} dB PSNR (higher is closer){against}. "
+        f"{result.used_codes:,} codes occur there; perplexity {number(result.perplexity, 0)}."
+    )
+
+
+def _codes(result: Tokenize) -> Sequence[Html]:
+    used = sum(1 for n in result.histogram if n)
+    if not used:
+        return (element("p", "No token was written.", class_="quiet"),)
+    panels = [figures.code_use(result.histogram), figures.code_coverage(result.histogram)]
+    words = caption(
+        axes="All tokens of the data set. First panel: how often each of the "
+        f"{result.vocab_size:,} codes occurs, sorted, on a scale where each line is ten times the "
+        "one below. Second panel: the share of all tokens that the most frequent codes make up; "
+        "dashed, equal frequencies.",
+        look=f"{used:,} codes occur ({percent(used / result.vocab_size)} of the vocabulary). A "
+        "long flat curve is a vocabulary in good use, a cliff is one that collapsed.",
+        limits="Whether the codes mean anything: one for background may be frequent and useless.",
+    )
+    rows = [
+        (s.name, f"{s.clips:,}", f"{s.frames:,}", f"{s.tokens:,}",
+         f"{s.used_codes:,} ({percent(s.used_codes / result.vocab_size, 0)})",
+         number(s.perplexity, 0))
+        for s in result.sources
+    ]  # fmt: skip
+    headers = ("source", "clips", "frames", "tokens", "codes used", "perplexity")
+    return (figure(panels, words), table(headers, rows))
+
+
+def _problems(title: str, problems: Sequence[Problem], none: str) -> Html:
+    if not problems:
+        return element("p", none, class_="quiet")
+    if any(problem.stage for problem in problems):
+        rows = [(p.path, p.stage, p.reason) for p in problems]
+        whole = table(("file", "check", "reason"), rows, words=3)
+    else:
+        whole = table(("file", "reason"), [(p.path, p.reason) for p in problems], words=2)
+    if len(problems) > LONG_LIST:
+        return details(f"{title}: {len(problems):,}", whole)
+    return join((element("h3", title), whole))

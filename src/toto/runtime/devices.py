@@ -1,0 +1,204 @@
+"""Where a run computes: device, precision, ranks, and what it costs there."""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import FrameType
+from typing import Literal
+
+import torch
+import torch.distributed
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """This process among those that train together.
+
+    Raises:
+        ValueError: if the rank does not lie below the world size.
+    """
+
+    rank: int = 0
+    world: int = 1
+    """How many processes train together."""
+    local_rank: int = 0
+    """Rank among the processes of this machine; the number of its GPU."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(
+                f"rank {self.rank} does not lie below a world of {self.world}; "
+                "start the processes with torchrun"
+            )
+
+    @classmethod
+    def current(cls) -> "Ranks":
+        """Read the ranks from torch.distributed, or else from torchrun's variables, or be alone."""
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        return cls(rank=rank, world=world, local_rank=local_rank)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def any(self, value: bool) -> bool:
+        """Tell every rank whether the value is true on at least one.
+
+        A stop signal may reach one process only; all must leave the loop at the same step, or the
+        others wait for it for ever. Every rank must call this.
+        """
+        if self.world == 1:
+            return value
+        flag = torch.tensor(int(value), device=device())
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def device() -> torch.device:
+    """The GPU of this rank if there is CUDA, the CPU otherwise."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", Ranks.current().local_rank)
+    return torch.device("cpu")
+
+
+@contextmanager
+def distributed() -> Iterator[Ranks]:
+    """Join the other processes when torchrun started this one; alone, do nothing.
+
+    Yields the ranks. The processes speak over NCCL with CUDA and over gloo without.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield Ranks()
+        return
+    place = device()
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+        torch.distributed.init_process_group("nccl", device_id=place)
+    else:
+        torch.distributed.init_process_group("gloo")
+    try:
+        yield Ranks.current()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def resolve_precision(wanted: str, place: torch.device) -> Precision:
+    """Choose the type that matrix products are computed in.
+
+    Args:
+        wanted: "fp32", "bf16", or "auto": bf16 where the device computes it natively (recent GPUs,
+            CPUs with AVX512-BF16, AMX or ARM's bf16), fp32 elsewhere.
+        place: the device that computes.
+
+    Raises:
+        ValueError: for any other value; fp16 is among them, because it needs loss scaling and
+            is about a hundred times slower than bf16 on a CPU.
+    """
+    if wanted == "fp32" or wanted == "bf16":
+        return wanted
+    if wanted != "auto":
+        reason = "fp16 needs loss scaling and crawls on CPUs" if wanted == "fp16" else "unknown"
+        raise ValueError(f"precision {wanted!r}: {reason}; use 'auto', 'bf16' or 'fp32'")
+    if place.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capable = torch.cpu.get_capabilities()
+        native = any(capable.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bf16" if native else "fp32"
+
+
+def compute(precision: Precision, place: torch.device) -> AbstractContextManager[object]:
+    """Context in which a forward pass computes at this precision; parameters stay fp32."""
+    if precision == "bf16":
+        return torch.autocast(place.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def peak_memory_bytes(*, children: bool = False) -> int:
+    """Most memory this process ever held at once (resident), since it started.
+
+    Args:
+        children: look instead at the child processes that have ended: the largest single one.
+    """
+    whose = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(whose).ru_maxrss * unit_bytes
+
+
+@dataclass(kw_only=True, slots=True)
+class Cost:
+    """What a stretch of work took; the numbers are there once `measure` has ended."""
+
+    wall_s: float = float("nan")
+    cpu_s: float = float("nan")
+    """Processor time of this process, all threads together, without its children."""
+    peak_bytes: int = 0
+    """`peak_memory_bytes` at the end: since the process started, not since `measure` began."""
+
+
+@contextmanager
+def measure() -> Iterator[Cost]:
+    """Time what happens inside; yields a `Cost` that is filled in at the end."""
+    cost = Cost()
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    try:
+        yield cost
+    finally:
+        cost.wall_s = time.perf_counter() - wall_s
+        cost.cpu_s = time.process_time() - cpu_s
+        cost.peak_bytes = peak_memory_bytes()
+
+
+@dataclass(slots=True)
+class Interruption:
+    """Whether somebody asked the run to stop."""
+
+    stopped: bool = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn Ctrl-C and SIGTERM into a flag, so that the run can save before it ends.
+
+    The first signal sets `stopped`. Ctrl-C after that raises `KeyboardInterrupt` at once, a
+    further SIGTERM changes nothing. The handlers from before come back at the end. Call it in the
+    main thread.
+    """
+    flag, owner = Interruption(), os.getpid()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            _as_worker(number)
+        elif flag.stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.stopped = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_worker(number: int) -> None:
+    """Take a signal in a forked worker, which inherits the handler but must not follow it.
+
+    Ctrl-C reaches the whole group, and the parent still needs its workers for the last step;
+    SIGTERM is how the parent ends them.
+    """
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)

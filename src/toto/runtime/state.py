@@ -1,0 +1,118 @@
+"""The state a run carries from step to step, as named tensors that a checkpoint can hold.
+
+Only the optimizer's moments and the random generators are such state: learning rate, data order and
+masks follow from config and step.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def optimizer_tensors(optimizer: torch.optim.AdamW, model: nn.Module) -> dict[str, Tensor]:
+    """Take an optimizer's moments, under `PARAMETER/exp_avg`, `/exp_avg_sq` and `/step`.
+
+    Names stay right when parameters are regrouped or reordered; positions do not. Learning rates
+    and the like are not state here: they follow from config and step. A parameter that has had no
+    gradient yet has only a `/step` of 0.
+
+    Raises:
+        ValueError: if the optimizer holds a parameter that is not the model's.
+    """
+    return {
+        f"{name}/{key}": value.detach()
+        for name, (parameter, _) in _named_parameters(optimizer, model).items()
+        for key, value in (optimizer.state.get(parameter) or {"step": torch.zeros(())}).items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.AdamW, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Give an optimizer the moments that `optimizer_tensors` took, bit for bit.
+
+    Raises:
+        ValueError: if names or shapes do not fit exactly; the optimizer is then unchanged.
+    """
+    parameters = _named_parameters(optimizer, model)
+    saved: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        saved.setdefault(parameter_name, {})[key] = tensor
+    _require_names("optimizer state:", wanted=set(parameters), got=set(saved))
+    states = {}
+    for name, (parameter, group) in parameters.items():
+        if saved[name].keys() == {"step"} and saved[name]["step"] == 0:
+            states[parameter] = {}
+            continue
+        moments = {"exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if group["amsgrad"] else set())
+        _require_names(f"state of {name}:", wanted={"step", *moments}, got=set(saved[name]))
+        for key in moments:
+            if saved[name][key].shape != parameter.shape:
+                raise ValueError(
+                    f"{name}/{key} is {tuple(saved[name][key].shape)}, the parameter "
+                    f"{tuple(parameter.shape)}; build the model from the saved config"
+                )
+        on_device = moments | ({"step"} if group["capturable"] or group["fused"] else set())
+        states[parameter] = {
+            key: tensor.to(parameter.device if key in on_device else "cpu", copy=True)
+            for key, tensor in saved[name].items()
+        }
+    optimizer.state.clear()
+    optimizer.state.update({parameter: state for parameter, state in states.items() if state})
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """Take torch's random states in this process: of the CPU, and of the current GPU if any."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random(tensors: Mapping[str, Tensor]) -> None:
+    """Set the random states that `random_tensors` took.
+
+    Raises:
+        ValueError: if the states are of other kinds of device than this machine has.
+    """
+    _require_names("random states:", wanted=set(random_tensors()), got=set(tensors))
+    torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def _named_parameters(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> dict[str, tuple[nn.Parameter, dict[str, Any]]]:
+    """The optimizer's parameters and their groups, by the model's names for them."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {}
+    for parameter, group in _parameters(optimizer):
+        if parameter not in names:
+            raise ValueError(
+                f"the optimizer holds a parameter of shape {tuple(parameter.shape)} that the model "
+                "does not; make the optimizer from this model's parameters"
+            )
+        found[names[parameter]] = (parameter, group)
+    return found
+
+
+def _parameters(
+    optimizer: torch.optim.Optimizer,
+) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter, group
+
+
+def _require_names(what: str, *, wanted: set[str], got: set[str]) -> None:
+    if wanted != got:
+        missing, unknown = sorted(wanted - got), sorted(got - wanted)
+        raise ValueError(
+            f"{what} missing {missing[:3]}{' ...' * (len(missing) > 3)}, "
+            f"unknown {unknown[:3]}{' ...' * (len(unknown) > 3)}; "
+            "restore it into what it was saved from"
+        )

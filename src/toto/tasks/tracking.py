@@ -1,0 +1,179 @@
+"""Semi-supervised object tracking with frozen features (DAVIS-2017; docs/paper.md).
+
+Nothing is trained: the first frame's mask is carried through the clip by feature similarity, so
+the score says what the features know about correspondence.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from toto.metrics.segmentation import score_sequence
+from toto.probe.propagate import Propagation, grid_to_mask, mask_to_grid, propagate
+from toto.types import Clip
+
+VOID = 255
+"""The id of pixels that DAVIS leaves unannotated; never an object."""
+
+COLOURS = np.array(
+    [
+        [230, 159, 0],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [0, 114, 178],
+        [213, 94, 0],
+        [204, 121, 167],
+    ],
+    np.uint8,
+)
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; object 1 has the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MaskedClip:
+    """A clip with the annotated mask of every frame.
+
+    Attributes:
+        clip: the frames.
+        masks: an object's id at each pixel, 0 for background, 255 for void.
+
+    Raises:
+        ValueError: if the masks do not match the frames, or the first mask has no object.
+    """
+
+    clip: Clip
+    masks: UInt8[np.ndarray, "T H W"]
+
+    def __post_init__(self) -> None:
+        frames = tuple(self.clip.frames.shape[:3])
+        if self.masks.shape != frames:
+            raise ValueError(
+                f"{self.clip.source}: masks {self.masks.shape} do not match frames {frames}"
+            )
+        if not self.objects:
+            raise ValueError(f"{self.clip.source}: the first mask has no object to follow")
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """The ids in the first mask: those that are followed."""
+        return tuple(int(i) for i in np.unique(self.masks[0]) if i not in (0, VOID))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tracking:
+    """Follow every object of every clip, under one protocol."""
+
+    clips: Sequence[MaskedClip]
+    propagation: Propagation
+    """One of `toto.probe.propagate.PROTOCOLS`, or a variant."""
+
+    def __post_init__(self) -> None:
+        if len(self.clips) == 0:
+            raise ValueError("tracking needs at least one clip")
+
+    def evaluate(self, features: Callable[[Clip], Tensor]) -> Iterator[tuple[str, float]]:
+        """Track and score; each value is a mean over the objects of all clips, in [0, 1].
+
+        Args:
+            features: gives the features f32 [T Y X D] of one layer for a whole clip.
+        """
+        j, f = [], []
+        for masked in self.clips:
+            size = masked.masks.shape[1], masked.masks.shape[2]
+            followed = track_clip(
+                features(masked.clip), masked.masks[0], masked.objects, self.propagation, size
+            )
+            score = score_sequence(followed, masked.masks, masked.objects)
+            j.append(score.j)
+            f.append(score.f)
+        mean_j, mean_f = float(np.concatenate(j).mean()), float(np.concatenate(f).mean())
+        yield "j", mean_j
+        yield "f", mean_f
+        yield "j_and_f", (mean_j + mean_f) / 2
+
+
+def track_clip(
+    features: Float32[Tensor, "T Y X D"],
+    first_mask_ids: UInt8[np.ndarray, "H1 W1"],
+    objects: Sequence[int],
+    config: Propagation,
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "T H W"]:
+    """Follow objects from the first frame's mask to the end of the clip.
+
+    Args:
+        features: one layer's features of every frame.
+        first_mask_ids: an id at each pixel, of any size.
+        objects: the ids to follow; every other id is background.
+        config: the protocol.
+        size: height and width of the masks to return, in pixels.
+
+    Returns:
+        An id at each pixel. The first frame's has been through the grid and back like the
+        others', and so is coarser than what was given.
+    """
+    grid = features.shape[1], features.shape[2]
+    first = mask_to_grid(first_mask_ids, objects, grid, config.mask_resize)
+    soft = propagate(features, first.to(features.device), config)
+    return grid_to_mask(soft, objects, size, normalise=config.normalise_masks)
+
+
+def copy_first_mask(
+    first_mask_ids: UInt8[np.ndarray, "H W"], frames: int
+) -> UInt8[np.ndarray, "T H W"]:
+    """The baseline that sees no motion: the first mask in every frame."""
+    return np.repeat(first_mask_ids[None], frames, axis=0)
+
+
+def overlay(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    ids: UInt8[np.ndarray, "T H W"],
+    columns: int = 8,
+    scale: int = 3,
+) -> UInt8[np.ndarray, "H1 W1 3"]:
+    """Draw masks over frames and lay the frames out in rows, for people to look at.
+
+    Args:
+        frames: sRGB bytes.
+        ids: an object's id at each pixel; 0 and 255 are left as they are.
+        columns: how many frames a row holds.
+        scale: how many pixels a pixel becomes, each way.
+
+    Returns:
+        One sRGB image; two white pixels part the frames.
+
+    Raises:
+        ValueError: if the masks do not match the frames.
+    """
+    if ids.shape != frames.shape[:3]:
+        raise ValueError(f"masks {ids.shape} do not match frames {frames.shape[:3]}")
+    gap_px = 2
+    shown = (ids != 0) & (ids != VOID)
+    colour = COLOURS[(ids.astype(np.int64) - 1) % len(COLOURS)]
+    tinted = np.where(shown[..., None], frames // 2 + colour // 2, frames)
+    drawn = np.where((shown & _outline(ids))[..., None], colour, tinted)
+    drawn = drawn.repeat(scale, axis=1).repeat(scale, axis=2)
+
+    columns = min(columns, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    _, height, width, _ = drawn.shape
+    canvas = np.full(
+        (rows * (height + gap_px) - gap_px, columns * (width + gap_px) - gap_px, 3), 255, np.uint8
+    )
+    for index, picture in enumerate(drawn):
+        top = index // columns * (height + gap_px)
+        left = index % columns * (width + gap_px)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def _outline(ids: np.ndarray) -> np.ndarray:
+    """Mark the pixels that have a neighbour of another id: bool [T H W]."""
+    padded = np.pad(ids, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    around = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
+    return np.logical_or.reduce([ids != other for other in around])

@@ -1,0 +1,88 @@
+"""A tokenizer on disk: a folder of `tokenizer.json` and `weights.safetensors`.
+
+The JSON names the tokenizer, holds its config and the digest of the weights, which is checked
+whenever the folder is opened: a token means nothing without the exact weights that made it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from toto.config import from_dict, to_dict
+from toto.runtime.durable import write_bytes, write_json
+from toto.tokenizers.base import Tokenizer
+from toto.tokenizers.dvae import DVAEConfig
+from toto.tokenizers.grey import GreyConfig
+
+SCHEMA = 1
+TOKENIZERS: dict[str, type[Any]] = {
+    "grey": GreyConfig,
+    "dvae": DVAEConfig,
+}
+"""Name to config class; `config.build()` makes the tokenizer."""
+WEIGHTLESS = frozenset({"grey"})
+"""Those that can be opened by name alone."""
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer into `folder`, weights first, so that the JSON is what makes it count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, nn.Module):
+        weights = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
+        write_bytes(folder / "weights.safetensors", save(weights))
+    description = {
+        "schema": SCHEMA,
+        "name": tokenizer.name,
+        "config": to_dict(tokenizer.config),
+        "digest": tokenizer.digest(),
+    }
+    write_json(folder / "tokenizer.json", description)
+
+
+def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
+    """Open a tokenizer by name (`grey`) or by the folder that holds it.
+
+    Raises:
+        ValueError: if there is none of that name or in that folder, or if its weights are not
+            those that its description names.
+    """
+    name = str(name_or_path)
+    if name in WEIGHTLESS:
+        return TOKENIZERS[name]().build()
+    folder = Path(name_or_path)
+    described = folder / "tokenizer.json"
+    if not described.is_file():
+        trained = " (it needs trained weights: give their folder)" if name in TOKENIZERS else ""
+        raise ValueError(
+            f"no tokenizer {name!r}{trained}: known by name: {', '.join(sorted(WEIGHTLESS))}; "
+            "or give a folder with tokenizer.json, as `toto tokenizer train` writes"
+        )
+    try:
+        description = json.loads(described.read_text())
+        kind, saved = description["name"], description["digest"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{described}: not a tokenizer's description ({error!r})") from error
+    if description.get("schema") != SCHEMA or kind not in TOKENIZERS:
+        raise ValueError(
+            f"{described}: tokenizer {kind!r}, schema {description.get('schema')!r}; this version "
+            f"reads schema {SCHEMA} of {', '.join(sorted(TOKENIZERS))}"
+        )
+    tokenizer = from_dict(TOKENIZERS[kind], description["config"]).build()
+    if isinstance(tokenizer, nn.Module):
+        weights = folder / "weights.safetensors"
+        try:
+            tokenizer.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{weights}: not the weights of this tokenizer: {reason}") from error
+        tokenizer.eval().requires_grad_(False)
+    if tokenizer.digest() != saved:
+        raise ValueError(
+            f"{folder}: the weights do not match the digest in tokenizer.json; "
+            "the folder is damaged, copy or train it again"
+        )
+    return tokenizer

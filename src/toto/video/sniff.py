@@ -1,0 +1,77 @@
+"""What a file is, by its first bytes and never by its name, before any demuxer sees it.
+
+A playlist named `x.mp4` makes FFmpeg open other files, so only containers recognised here reach it,
+each with the one demuxer that belongs to it (docs/architecture, isolation).
+"""
+
+HEAD_BYTES = 4096
+
+_MP4_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
+_TEXTS = (
+    (b"#extm3u", "an HLS playlist"),
+    (b"ffconcat", "an ffconcat list"),
+    (b"v=0", "an SDP session"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML file"),
+    (b"<", "an XML or HTML file"),
+    (b"version https://git-lfs", "a Git LFS pointer, the video itself was not downloaded"),
+)
+_IMAGES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+
+
+def container_of(head: bytes) -> str | None:
+    """Name the FFmpeg demuxer for a video container, from the file's first `HEAD_BYTES`.
+
+    Returns:
+        One of mov, matroska, avi, mpegts, mpeg, flv, gif, ogg, asf; None for anything else.
+    """
+    if head[4:8] in _MP4_BOXES and not _image_brand(head):
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    for magic, name in (
+        (b"\x1a\x45\xdf\xa3", "matroska"),
+        (b"\x00\x00\x01\xba", "mpeg"),
+        (b"FLV\x01", "flv"),
+        (b"GIF87a", "gif"),
+        (b"GIF89a", "gif"),
+        (b"OggS", "ogg"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    ):
+        if head.startswith(magic):
+            return name
+    # A transport stream has no magic number, but a sync byte every 188 bytes (192 on discs).
+    for first, packet in ((0, 188), (4, 192)):
+        syncs = head[first::packet]
+        if len(syncs) >= 2 and set(syncs) == {0x47}:
+            return "mpegts"
+    return None
+
+
+def describe(head: bytes) -> str:
+    """Say what a file is that `container_of` does not know, for the message that refuses it."""
+    if not head:
+        return "the file is empty"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for start, name in _TEXTS:
+        if text.startswith(start):
+            return f"{name}, not a video"
+    for magic, name in _IMAGES:
+        if head.startswith(magic):
+            return f"a {name} image, not a video"
+    if _image_brand(head) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "an image (AVIF, HEIC or WebP), not a video"
+    if not any(byte < 9 for byte in head):
+        return "a text file, not a video"
+    return "its first bytes are of no known video container"
+
+
+def _image_brand(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in {b"avif", b"heic", b"heix", b"mif1"}

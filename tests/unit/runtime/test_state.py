@@ -1,0 +1,115 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from toto.runtime import state
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+
+
+def adamw(net: nn.Module, **options: bool) -> torch.optim.AdamW:
+    matrices = [p for p in net.parameters() if p.ndim == 2]
+    vectors = [p for p in net.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.01, **options)
+
+
+def step(net: nn.Module, optimizer: torch.optim.AdamW, seed: int) -> None:
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
+    net(x).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"foreach": True}, {"fused": True}])
+def test_training_goes_on_bit_for_bit(options: dict[str, bool]) -> None:
+    net = model()
+    optimizer = adamw(net, **options)
+    for seed in range(3):
+        step(net, optimizer, seed)
+    taken = {k: v.clone() for k, v in state.optimizer_tensors(optimizer, net).items()}
+    assert {"0.weight/exp_avg", "0.weight/exp_avg_sq", "0.weight/step"} <= set(taken)
+
+    again = copy.deepcopy(net)
+    restored = adamw(again, **options)
+    step(again, restored, 99)  # what it has of its own must go
+    again.load_state_dict(net.state_dict())
+    state.restore_optimizer(restored, again, taken)
+    for seed in range(3, 6):
+        step(net, optimizer, seed)
+        step(again, restored, seed)
+    for one, other in zip(net.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_restoring_shares_no_memory() -> None:
+    net = model()
+    optimizer = adamw(net)
+    step(net, optimizer, 0)
+    taken = {k: v.clone() for k, v in state.optimizer_tensors(optimizer, net).items()}
+    kept = {k: v.clone() for k, v in taken.items()}
+    state.restore_optimizer(optimizer, net, taken)
+    step(net, optimizer, 1)
+    assert all(torch.equal(taken[name], kept[name]) for name in kept)
+
+
+def test_a_fresh_optimizer_stays_fresh() -> None:
+    net = model()
+    optimizer = adamw(net)
+    taken = state.optimizer_tensors(optimizer, net)
+    assert set(taken) == {f"{name}/step" for name, _ in net.named_parameters()}
+    used = adamw(net)
+    step(net, used, 0)
+    state.restore_optimizer(used, net, taken)
+    assert not used.state
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("0.weight/exp_avg"), r"state of 0.weight: missing \['exp_avg'\]"),
+        (lambda t: t.update({"0.weight/x": t["0.weight/step"]}), r"unknown \['x'\]"),
+        (lambda t: t.update({"9.bias/step": t["0.weight/step"]}), r"unknown \['9.bias'\]"),
+        (
+            lambda t: [t.pop(k) for k in list(t) if k.startswith("2.bias/")],
+            r"optimizer state: missing \['2.bias'\]",
+        ),
+        (
+            lambda t: t.update({"0.weight/exp_avg": t["0.weight/exp_avg"].T}),
+            r"0.weight/exp_avg is \(4, 3\), the parameter \(3, 4\)",
+        ),
+    ],
+)
+def test_names_and_shapes_must_fit(edit, message: str) -> None:
+    net = model()
+    optimizer = adamw(net)
+    step(net, optimizer, 0)
+    taken = {k: v.clone() for k, v in state.optimizer_tensors(optimizer, net).items()}
+    edit(taken)
+    with pytest.raises(ValueError, match=message):
+        state.restore_optimizer(optimizer, net, taken)
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a parameter of shape \(3, 4\) that the model does not"):
+        state.optimizer_tensors(adamw(model()), model())
+
+
+def test_random_numbers_go_on_where_they_were() -> None:
+    torch.manual_seed(5)
+    taken = state.random_tensors()
+    assert all(tensor.dtype == torch.uint8 for tensor in taken.values())
+    wanted = torch.randn(4)
+    torch.randn(100)
+    state.restore_random(taken)
+    assert torch.equal(torch.randn(4), wanted)
+
+
+def test_random_states_of_another_machine_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"random states: .*unknown \['tpu'\]"):
+        state.restore_random({**state.random_tensors(), "tpu": torch.zeros(1)})

@@ -176,7 +176,7 @@ def _scores(followed: list[np.ndarray], clips: list[MaskedClip]) -> list[dict[st
                 "source": clip.clip.source,
                 "j": float(score.j.mean()),
                 "f": float(score.f.mean()),
-                "j_and_f": float(score.j_and_f),
+                "j_and_f": float(np.mean(score.j_and_f)),
             }
         )
     return rows

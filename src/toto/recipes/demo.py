@@ -29,7 +29,7 @@ def demo() -> Demo:
 
     Command: toto demo
     """
-    frames, side_px = 16, 64
+    frames, side_px = 8, 64
     return Demo(
         ingest=Ingest(
             collection=CollectionConfig(
@@ -37,12 +37,12 @@ def demo() -> Demo:
                 stride=2,
                 side_px=side_px,
                 digits=MovingDigitsConfig(frames=frames, side_px=side_px),
-                digit_clips=DigitClips(pretrain=2000, train=600, selection=200, test=400),
+                digit_clips=DigitClips(pretrain=3000, train=800, selection=200, test=400),
             )
         ),
         tokenizer=TokenizerTraining(
             data=HERE,
-            model=DVAEConfig(vocab_size=1024, width=16, decoder_stem=128, blocks_per_group=1),
+            model=DVAEConfig(vocab_size=512, width=16, decoder_stem=128, blocks_per_group=1),
             steps=400,
             batch=32,
             lr=6e-3,
@@ -58,7 +58,7 @@ def demo() -> Demo:
         pretrain=demo_pretrain(),
         probe=demo_probe(),
         track=Track(run_folder=HERE, data=HERE),
-        generate=Generate(run_folder=HERE, data=HERE),
+        generate=Generate(run_folder=HERE, data=HERE, prompt_frames=4, frames=4),
     )
 
 

@@ -70,16 +70,16 @@ def demo() -> Pretrain:
     return Pretrain(
         shards=Path("runs/demo/shards"),
         model=LlamaConfig(
-            vocab_size=1027, width=128, depth=6, heads=4, mlp_width=512, context=1026
+            vocab_size=515, width=128, depth=6, heads=4, mlp_width=512, context=514
         ),
         mixture=(
             Source(name="clips/pretrain", weight=0.2),
             Source(name="moving-digits/pretrain", weight=0.8),
         ),
         held_out=("clips/held-out", "moving-digits/selection"),
-        layout=LayoutConfig(frames=16),
+        layout=LayoutConfig(frames=8),
         steps=250,
-        batch=8,
+        batch=16,
         lr=3e-3,
         warmup=25,
         save_every=50,

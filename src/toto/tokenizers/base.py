@@ -80,5 +80,5 @@ def digest_of(description: str, weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
         sha.update(f"{name}|{value.dtype}|{tuple(value.shape)}".encode())
-        sha.update(value.view(torch.uint8).numpy().tobytes())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

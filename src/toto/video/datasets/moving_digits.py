@@ -1,7 +1,7 @@
 """Moving digits: made clips with full ground truth, over real video.
 
-A real handwritten digit (scikit-learn's `load_digits`, 8 x 8 pixels, enlarged) moves over a real
-clip that plays behind it; in some clips an occluder hides it for a while. Digit, motion, mask and
+A real handwritten digit (scikit-learn's `load_digits`, 8 x 8 pixels, enlarged) on a dark card moves
+over a real clip that plays behind it; in some clips an occluder hides it for a while. Digit, motion, mask and
 hidden frames are known exactly, so recognition, tracking and permanence can be measured without
 downloading a labelled data set. Clip `index` of a split is a pure function of (seed, split, index).
 """
@@ -28,10 +28,12 @@ class MovingDigitsConfig:
 
     frames: int = 16
     side_px: int = 64
-    digit_px: int = 28
-    """Side of the enlarged digit."""
-    speed_px: tuple[float, float] = (2.0, 4.5)
-    """Least and greatest speed, in pixels a frame."""
+    digit_px: int = 24
+    """Side of the enlarged digit and of its card."""
+    grid_px: int = 4
+    """The card stands at multiples of this, so that a digit has few appearances to a tokenizer."""
+    speeds_px: tuple[int, ...] = (4, 8)
+    """Speeds that occur, in pixels a frame along each axis that moves."""
     background_contrast: float = 0.6
     """1 leaves the real clip as it is, 0 makes it grey."""
     background_stride: int = 2
@@ -46,6 +48,8 @@ class MovingDigitsConfig:
             raise ValueError(f"digit_px {self.digit_px} must lie in 8..side_px ({self.side_px})")
         if not 0 <= self.occluder_share <= 1:
             raise ValueError(f"occluder_share {self.occluder_share} must lie in 0..1")
+        if not self.speeds_px or self.grid_px < 1:
+            raise ValueError(f"speeds_px {self.speeds_px} is empty or grid_px {self.grid_px} below 1")
         if self.frames < 2:
             raise ValueError(f"frames {self.frames}: motion needs at least 2")
 
@@ -58,9 +62,9 @@ class DigitClip:
         clip: the frames.
         digit: 0 to 9.
         motion: index into `MOTIONS`.
-        masks: u8 [T H W], 1 where the digit is seen.
-        centres_px: f32 [T 2], x and y of the digit's centre, hidden or not.
-        hidden: bool [T], true where less than a tenth of the digit is seen.
+        masks: u8 [T H W], 1 where the card is seen.
+        centres_px: f32 [T 2], x and y of the card's centre, hidden or not.
+        hidden: bool [T], true where less than a tenth of the card is seen.
     """
 
     clip: Clip
@@ -136,13 +140,13 @@ class MovingDigits:
             dtype=np.float32,
         )
         glyph /= 255
-        colour = 255 - random.uniform(0, 60, size=3).astype(np.float32)
+        ink = 255 - random.uniform(0, 40, size=3).astype(np.float32)
+        card = random.uniform(0, 30, size=3).astype(np.float32)
         solid = np.zeros(canvas.shape[:3], dtype=np.uint8)
         for frame, (x, y) in enumerate(corners):
             place = np.s_[frame, y : y + config.digit_px, x : x + config.digit_px]
-            alpha = glyph[..., None]
-            canvas[place] = canvas[place] * (1 - alpha) + colour * alpha
-            solid[place] = glyph > 0.4
+            canvas[place] = card + (ink - card) * glyph[..., None]
+            solid[place] = 1
 
         seen = solid.copy()
         if random.random() < config.occluder_share:
@@ -182,11 +186,11 @@ class MovingDigits:
         return (crop - 110) * config.background_contrast + 90
 
     def _path(self, motion: int, random: np.random.Generator) -> np.ndarray:
-        """Where the digit's top left corner is in each frame, i64 [T 2] as (x, y)."""
+        """Where the card's top left corner is in each frame, i64 [T 2] as (x, y)."""
         config = self.config
         room = config.side_px - config.digit_px
-        start = random.uniform(0, room, size=2)
-        speed = random.uniform(*config.speed_px)
+        start = config.grid_px * random.integers(room // config.grid_px + 1, size=2).astype(float)
+        speed = float(random.choice(config.speeds_px))
         time = np.arange(config.frames, dtype=np.float64)[:, None]
         sign = random.choice([-1.0, 1.0])
         if MOTIONS[motion] == "circling":
@@ -206,7 +210,7 @@ class MovingDigits:
                 start[1] = start[0] if line[1] > 0 else room - start[0]
             corners = start + sign * speed * np.array(line) * time
             corners = room - np.abs(corners % (2 * room) - room)
-        return np.rint(corners).astype(np.int64)
+        return (config.grid_px * np.rint(corners / config.grid_px)).astype(np.int64)
 
     def _occluder(self, random: np.random.Generator) -> tuple[slice, slice]:
         """A bar across the whole frame, a little wider than the digit: rows, columns."""

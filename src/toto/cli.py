@@ -4,8 +4,11 @@ The fields of a job's config are its options, read by tyro. Only the verb that i
 imported, so that `toto --help` answers without torch.
 """
 
+import contextlib
 import dataclasses
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,25 +28,15 @@ VERBS: dict[str, str] = {
     "show": "what a recipe costs: parameters, FLOPs, memory (toto show pretrain 1b)",
     "doctor": "versions, decoder, device, disk, packages known to break others",
 }
+HELP = frozenset({"-h", "--help"})
 USAGE = "usage: toto VERB [RECIPE] [--field value ...]"
 
 
 def main() -> None:
     """Run the command; exit 2 when the user can mend it, 1 when we must."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(help_text())  # noqa: T201
-        sys.exit(0 if arguments else 2)
-    if arguments[0] == "--version":
-        from toto import __version__
-
-        print(f"toto {__version__}")  # noqa: T201
-        return
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in VERBS:
-        fail(2, f"no verb {verb!r}{_near(verb, VERBS)}; `toto --help` lists them")
     try:
-        _run(verb, rest)
+        _main(sys.argv[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt as error:
         fail(130, str(error) or "interrupted; what was finished is kept")
     except ValueError as error:
@@ -51,7 +44,12 @@ def main() -> None:
         fail(2, str(error))
     except FileNotFoundError as error:
         _raise_if_asked()
-        fail(2, f"{error.filename}: no such file or folder")
+        fail(2, f"{error.filename}: no such file or folder" if error.filename else str(error))
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `toto list | head` does; that is no news to them.
+        # Python would flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         _raise_if_asked()
         fail(1, str(error))
@@ -62,6 +60,21 @@ def main() -> None:
             f"{type(error).__name__}: {error} (our fault; TOTO_TRACEBACK=1 shows where, "
             "please report it)",
         )
+
+
+def _main(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        _say(help_text())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from toto import __version__
+
+        _say(f"toto {__version__}")
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        fail(2, f"no verb {verb!r}{_near(verb, VERBS)}; `toto --help` lists them")
+    _run(verb, rest)
 
 
 def help_text() -> str:
@@ -81,7 +94,7 @@ def fail(status: int, message: str) -> NoReturn:
 
 def _raise_if_asked() -> None:
     if os.environ.get("TOTO_TRACEBACK"):
-        raise  # noqa: PLE0704 - called from an except block
+        raise
 
 
 def _run(verb: str, rest: list[str]) -> None:
@@ -89,8 +102,10 @@ def _run(verb: str, rest: list[str]) -> None:
         _demo(rest)
     elif verb == "tokenizer":
         _tokenizer(rest)
-    elif verb in {"show", "list"}:
-        _show(rest) if verb == "show" else _list()
+    elif verb == "show":
+        _show(rest)
+    elif verb == "list":
+        _list(rest)
     elif verb == "doctor":
         _doctor(rest)
     elif verb == "pretrain":
@@ -99,7 +114,8 @@ def _run(verb: str, rest: list[str]) -> None:
         recipe, rest = _recipe(PRETRAIN, rest, verb)
         job, out = _parse(recipe(), rest, f"toto {verb}", Path("runs/pretrain"))
         result = job.run(out)
-        _say(f"validation loss {_number(result['validation_loss'])} nats a token; {out}")
+        if os.environ.get("RANK", "0") == "0":
+            _say(f"validation loss {_number(result['validation_loss'])} nats a token; {out}")
     else:
         _job(verb, rest)
 
@@ -161,6 +177,8 @@ def _resolved(job: Any) -> Any:
 
 
 def _tokenizer(rest: list[str]) -> None:
+    if rest and rest[0] in HELP:
+        rest = ["train", *rest]
     if not rest or rest[0] != "train":
         fail(2, "`toto tokenizer` needs a verb: train")
     from toto.jobs.tokenizer import TokenizerTraining
@@ -174,6 +192,8 @@ def _show(rest: list[str]) -> None:
     from toto.jobs.show import as_json, describe
     from toto.recipes import PRETRAIN
 
+    if rest and rest[0] in HELP:
+        rest = ["pretrain", *rest]
     if not rest or rest[0] != "pretrain":
         fail(2, "`toto show` takes: pretrain RECIPE, such as `toto show pretrain 1b`")
     recipe, rest = _recipe(PRETRAIN, rest[1:], "show pretrain")
@@ -185,7 +205,12 @@ def _show(rest: list[str]) -> None:
     _say(as_json(job))
 
 
-def _list() -> None:
+def _list(rest: list[str]) -> None:
+    if rest and rest[0] in HELP:
+        _say(f"usage: toto list\n\n{VERBS['list']}")
+        return
+    if rest:
+        fail(2, f"`toto list` takes nothing more, got {rest[0]!r}")
     from toto.models import MODELS
     from toto.probe.propagate import PROTOCOLS
     from toto.recipes import PRETRAIN
@@ -209,9 +234,7 @@ def _list() -> None:
 def _doctor(rest: list[str]) -> None:
     from toto.jobs.doctor import Doctor
 
-    import tyro
-
-    facts, troubles = tyro.cli(Doctor, args=rest, prog="toto doctor").run()
+    facts, troubles = _read_options(Doctor, rest, "toto doctor", Doctor.__doc__).run()
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         _say(f"{name:<{width}}{value}")
@@ -227,7 +250,7 @@ def _recipe(
 ) -> tuple[Callable[[], Any], list[str]]:
     """Take the recipe's name off the arguments."""
     known = ", ".join(recipes)
-    if rest and rest[0] in {"-h", "--help"}:
+    if rest and rest[0] in HELP:
         # Every recipe has the same fields; show one that is whole.
         return recipes["demo"], rest
     if not rest or rest[0].startswith("-"):
@@ -260,8 +283,31 @@ def _parse(job: Any, rest: list[str], program: str, out: Path) -> tuple[Any, Pat
         ],
         kw_only=True,
     )
-    parsed: Any = tyro.cli(command, args=rest, prog=program, description=cls.__doc__)
+    parsed = _read_options(command, rest, program, cls.__doc__)
     return parsed.job, parsed.out
+
+
+def _read_options(cls: Any, rest: list[str], program: str, about: str | None) -> Any:
+    """Let tyro read the options; its complaint, a box of many lines, becomes one."""
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(cls, args=rest, prog=program, description=about)
+    except SystemExit as ended:
+        if ended.code:
+            fail(2, f"{unboxed(complaint.getvalue())}; `{program} --help` lists the fields")
+        raise
+
+
+def unboxed(complaint: str) -> str:
+    """Give a complaint of tyro's as one line, without frame, colours and its last paragraph."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint).partition("For full helptext")[0]
+    # The first line is a title. Where the output takes no box characters, only rules remain.
+    lines = [line.strip("│ ") for line in plain.strip().splitlines()[1:] if line[:1] != "╰"]
+    words = " ".join("; " if not line.strip("─-") else line for line in lines)
+    return " ".join(words.split()).replace(" ;", ";").strip("; ")
 
 
 def _near(name: str, known: Any) -> str:

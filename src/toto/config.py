@@ -83,13 +83,19 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, got {value!r}")
         of = list(args[:1]) * len(value) if origin is list or args[-1] is ... else list(args)
+        if len(of) != len(value):
+            raise ValueError(f"{where}: expected {len(of)} values, got {value!r}")
         items = [
             _read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(of, value, strict=True))
         ]
         return origin(items)
     if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected an object, got {value!r}")
         return {k: _read(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is Path:
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: expected a path, got {value!r}")
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -17,7 +17,7 @@ from toto.jobs.tokenize import Tokenize
 from toto.jobs.tokenizer import TokenizerTraining
 from toto.jobs.track import Track
 from toto.runtime import durable
-from toto.runtime.devices import measure, peak_memory_bytes
+from toto.runtime.devices import measure
 from toto.runtime.folder import RunFolder
 
 
@@ -42,6 +42,8 @@ class Demo:
         Raises:
             ValueError: if the folder holds a demo of another config, or a stage refuses its input.
         """
+        # Before the run folder: a mistyped --videos must leave nothing behind.
+        len(self.ingest.collection.dataset())
         with RunFolder.create(out, self, tensorboard=False):
             for name, stage in self._stages(out).items():
                 if _finished(out / name, name):
@@ -54,7 +56,7 @@ class Demo:
                     "stage": name,
                     "wall_s": cost.wall_s,
                     "cpu_s": cost.cpu_s + _children_cpu_s() - children,
-                    "peak_memory_bytes": cost.peak_bytes + peak_memory_bytes(children=True),
+                    "peak_memory_bytes": cost.peak_bytes,
                     "finished_unix_s": time.time(),
                 }
                 durable.append(out / "stages.jsonl", (json.dumps(line) + "\n").encode())

@@ -116,19 +116,14 @@ class Generate:
         """Reconstruct all frames, and forecast those behind the prompt."""
         ids = backbone.tokenizer.encode(frames)
         prompt = ids[: self.prompt_frames].long()
-        new = [
-            frame
-            for frame in progress.over(
-                backbone.forecast(prompt, frames=self.frames, sampling=self.sampling)
-            )
-        ]
-        guessed = torch.cat([prompt, torch.stack(new)]).int()
+        new = backbone.forecast(prompt, frames=self.frames, sampling=self.sampling)
+        guessed = torch.cat([prompt, torch.stack(list(progress.over(new)))]).int()
         return backbone.tokenizer.decode(ids), backbone.tokenizer.decode(guessed)
 
     def _show(
         self, out: Path, number: int, frames: Tensor, limit: Tensor, forecast: Tensor
     ) -> None:
-        """Write the strip (rows real, reconstruction, forecast) and the same side by side as mp4."""
+        """Write the strip (rows real, reconstruction, forecast), and the same as a video."""
         rows = [part.numpy() for part in (frames, limit, forecast)]
         gap = np.full((frames.shape[1], GAP_PX, 3), 255, dtype=np.uint8)
         lines = []

@@ -24,11 +24,13 @@ class Ingest:
         Raises:
             ValueError: if no file gives a clip.
         """
+        dataset, needed = self.collection.dataset(), self.collection.frames_needed
+        # Before the run folder: a mistyped --collection.videos must leave nothing behind.
+        files = len(dataset)
         with RunFolder.create(out, self, tensorboard=False) as folder:
             if folder.has_result("ingest"):
                 return folder.result("ingest")
-            dataset, needed = self.collection.dataset(), self.collection.frames_needed
-            with Decoder() as decoder, bar("ingest", len(dataset)) as progress:
+            with Decoder() as decoder, bar("ingest", files) as progress:
                 rows = [long_enough(row, needed) for row in progress.over(dataset.rows(decoder))]
             if not any(row.status == "ok" for row in rows):
                 longest = max(row.frames for row in rows)

@@ -85,6 +85,16 @@ class Pretrain:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if not self.mixture:
             raise ValueError("the mixture names no source")
+        # Refused here and not at the first step, when the run folder would hold this config.
+        self.schedule()
+
+    def schedule(self) -> WarmupCosine:
+        """Learning rate of each step.
+
+        Raises:
+            ValueError: if the warm-up leaves no step.
+        """
+        return WarmupCosine(peak=self.lr, warmup=self.warmup, steps=self.steps)
 
     def run(self, out: Path) -> dict[str, Any]:
         """Train in `out`, or go on with what is there; a finished run is not done again.
@@ -104,6 +114,11 @@ class _Run:
 
     def __init__(self, job: Pretrain, out: Path, ranks: Ranks) -> None:
         self.job, self.out, self.ranks = job, out, ranks
+        if job.batch % (ranks.world * job.accumulate):
+            raise ValueError(
+                f"batch {job.batch} does not divide into {ranks.world} ranks x {job.accumulate} "
+                "parts; choose another --batch or --accumulate"
+            )
         shards = [_open(job.shards, source.name) for source in job.mixture]
         held_out = [
             _open(job.shards, name) for name in job.held_out if (job.shards / name).is_dir()
@@ -128,16 +143,20 @@ class _Run:
         # Only the first rank holds the run folder; the others read its checkpoints.
         if ranks.rank == 0:
             folder = RunFolder.create(self.out, job)
-            if folder.has_result("pretrain"):
-                folder.close()
-                return folder.result("pretrain")
-            self._describe(folder)
         else:
             folder = RunFolder(self.out, writing=False, tensorboard=False)
         with folder:
-            ranks.barrier()
+            # All ranks leave a finished run, or the others would wait for the first for ever.
+            if ranks.any(ranks.rank == 0 and folder.has_result("pretrain")):
+                return folder.result("pretrain")
+            if ranks.rank == 0:
+                self._describe(folder)
             training = Training(folder=folder, config=job, model=model, optimizer=optimizer)
-            done = training.resume()
+            # The first sets damaged checkpoints aside; only then do the others look.
+            done = training.resume() if ranks.rank == 0 else 0
+            ranks.barrier()
+            if ranks.rank > 0:
+                done = training.resume()
             if ranks.rank == 0:
                 folder.rewind(done)
                 if done:
@@ -155,18 +174,20 @@ class _Run:
                 partial(_objective, context=self._compute),
                 (self._move(batch) for batch in batches),
                 optimizer,
-                WarmupCosine(peak=job.lr, warmup=job.warmup, steps=job.steps),
+                job.schedule(),
                 steps=range(done, job.steps),
                 accumulate=job.accumulate,
                 clip_norm=job.clip_norm,
             )
-            with bar("pretrain", job.steps, done=done) as progress:
+            with bar("pretrain", job.steps, done=done, shown=ranks.rank == 0) as progress:
                 watch = _Watch(self.layout.length * job.batch)
                 for step in steps:
                     watch.note(step, progress)
                     last = step.number == job.steps
-                    if ranks.rank == 0 and (last or step.number % job.log_every == 0):
-                        folder.log(**watch.line(step))
+                    if last or step.number % job.log_every == 0:
+                        loss = _mean(step.loss, ranks)
+                        if ranks.rank == 0:
+                            folder.log(**watch.line(step, loss))
                     if ranks.rank == 0 and (last or step.number % job.validate_every == 0):
                         self._validate(folder, model, step.number)
                     stop = ranks.any(interruption.stopped) and not last
@@ -267,19 +288,28 @@ class _Watch:
         self.tokens_per_s = self._steps * self._tokens_a_step / elapsed
         progress.advance(note=f"loss {step.loss.item():.3f}  {self.tokens_per_s:,.0f} tokens/s")
 
-    def line(self, step: Step) -> dict[str, float | int]:
-        """Metrics of a step; the speed is that since the last line."""
+    def line(self, step: Step, loss: float) -> dict[str, float | int]:
+        """Metrics of a step, `loss` that of all ranks; the speed is that since the last line."""
         now = time.perf_counter()
         speed = self._steps_since * self._tokens_a_step / (now - self._since)
         self._since, self._steps_since = now, 0
         return {
             "step": step.number,
-            "loss": step.loss.item(),
+            "loss": loss,
             "lr": step.lr,
             "grad_norm": step.grad_norm.item(),
             "tokens_per_s": speed,
             "time_s": now - self._start,
         }
+
+
+def _mean(loss: Tensor, ranks: Ranks) -> float:
+    """Mean of the ranks' losses, each of an equal share of the batch; every rank must ask."""
+    if ranks.world == 1:
+        return loss.item()
+    total = loss.clone()
+    torch.distributed.all_reduce(total)
+    return total.item() / ranks.world
 
 
 def _objective(model: nn.Module, batch: Batch, *, context: Any) -> Tensor:

@@ -33,6 +33,12 @@ class Probe:
     """Each seeds the probes and their data order, and the weights of an untrained backbone."""
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("the probe has no task")
+        if len(self.seeds) < 2:
+            raise ValueError(f"seeds {self.seeds}: the spread of the scores needs at least 2")
+
     def run(self, out: Path) -> dict[str, Any]:
         """Probe the trained backbone and, once a seed, an untrained one; write the scores.
 

@@ -28,8 +28,9 @@ class Bar:
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Move on by `count`, and change the note if one is given."""
-        fields = {} if note is None else {"note": note}
-        self._progress.update(self._task, advance=count, **fields)
+        self._progress.update(self._task, advance=count)
+        if note is not None:
+            self._progress.update(self._task, note=note)
 
     def over(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
         """Pass items through, one step each."""
@@ -39,13 +40,14 @@ class Bar:
 
 
 @contextmanager
-def bar(what: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+def bar(what: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show a bar with count, elapsed time and time to go while the block runs.
 
     Args:
         what: a few words, such as "pretrain".
         total: how many steps there are.
         done: steps that were done before, when work is resumed.
+        shown: whether there is anything to see; of several ranks one shows its bar.
     """
     columns = (
         TextColumn("{task.description:<12}"),
@@ -56,5 +58,5 @@ def bar(what: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not shown) as progress:
         yield Bar(progress, progress.add_task(what, total=total, completed=done, note=""))

@@ -36,6 +36,10 @@ class Tokenize:
     """Square crops taken of every real video, at random places; each is a clip of its own."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.crops < 1:
+            raise ValueError(f"crops {self.crops} must be at least 1")
+
     def run(self, out: Path) -> dict[str, Any]:
         """Write the shards into `out`; those that are whole already are kept.
 
@@ -66,7 +70,7 @@ class Tokenize:
                 decoder=f"PyAV {av.__version__}",
             )
             counts = collection.config.digit_clips
-            wanted = {split: getattr(counts, split) for split in SPLITS}
+            wanted: dict[Split, int] = {split: getattr(counts, split) for split in SPLITS}
             total = self.crops * len(collection.videos) + sum(wanted.values())
             with bar("tokenize", total) as progress:
                 self._real(out / "clips", collection, tokenizer, description, decoder, progress)

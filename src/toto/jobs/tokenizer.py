@@ -61,6 +61,16 @@ class TokenizerTraining:
     precision: str = "auto"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if max(self.clip_frames, self.digit_frames) < 10:
+            raise ValueError(
+                f"clip_frames {self.clip_frames} and digit_frames {self.digit_frames}: at least 10 "
+                "of one, since a tenth as many are held out"
+            )
+
     def run(self, out: Path) -> dict[str, Any]:
         """Train, save the tokenizer into `out`, and measure it on held-out frames.
 

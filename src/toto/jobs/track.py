@@ -39,6 +39,11 @@ class Track:
     """Other clips, of other digits, that are scored."""
 
     def __post_init__(self) -> None:
+        if self.selection_clips < 1 or self.test_clips < 1:
+            raise ValueError(
+                f"selection_clips {self.selection_clips} and test_clips {self.test_clips} "
+                "must be at least 1"
+            )
         if self.protocol not in PROTOCOLS:
             raise ValueError(
                 f"protocol {self.protocol!r} is unknown; there are: {', '.join(sorted(PROTOCOLS))}"
@@ -97,13 +102,9 @@ class Track:
                     for kind, rows in clips.items()
                 },
             }
-            np.savez_compressed(
-                out / "masks.npz",
-                **{
-                    clip.clip.source.replace("/", "-"): ids
-                    for clip, ids in zip(test, followed["trained"], strict=True)
-                },
-            )
+            names = [clip.clip.source.replace("/", "-") for clip in test]
+            masks: dict[str, Any] = dict(zip(names, followed["trained"], strict=True))
+            np.savez_compressed(out / "masks.npz", **masks)
             self._show(out, test, followed["trained"], clips["trained"])
             folder.write_result("track", result)
             return result

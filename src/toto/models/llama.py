@@ -1,7 +1,7 @@
 """The decoder: LLaMA with RMSNorm, SwiGLU, rotary positions and pre-norm residuals.
 
 The paper's printed block equations add the residual to the normalised stream; standard LLaMA,
-which its text names, does not, and neither do we (docs/paper.md, contradictions).
+which its text names, does not, and neither do we (docs/paper.md, C9).
 """
 
 import math

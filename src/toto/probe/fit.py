@@ -74,11 +74,17 @@ def extract(
 
 
 def join(parts: Iterator[Features], clips: int) -> Features:
-    """Join batches of features into one tensor of `clips` clips, without a second copy of all."""
+    """Join batches of features into one tensor of `clips` clips, without a second copy of all.
+
+    Raises:
+        ValueError: if the batches hold more or fewer clips.
+    """
     tokens = averages = None
     labels, at = [], 0
     for part in parts:
         count = part.tokens.shape[1]
+        if at + count > clips:
+            raise ValueError(f"features of more than the {clips} clips expected were extracted")
         if tokens is None or averages is None:
             layers, _, length, width = part.tokens.shape
             tokens = torch.empty(layers, clips, length, width, dtype=part.tokens.dtype)
@@ -104,10 +110,11 @@ def fit_probes(
         seed: of the fresh weights and of the order of the clips.
     """
     layers, clips, _, width = train.tokens.shape
-    # From the averages of squares, in blocks: the features in fp32 would not fit a laptop.
+    # In blocks: the features in fp32 would not fit a laptop. Around the mean, not as the difference
+    # of two squares: what bf16 rounds off a large, constant channel would make that negative.
     mean = train.averages.mean(1)
-    square = torch.stack([_mean_square(train.tokens[layer]) for layer in range(layers)])
-    deviation = (square - mean**2).clamp_min(1e-12).sqrt()
+    variance = torch.stack([_variance(train.tokens[layer], mean[layer]) for layer in range(layers)])
+    deviation = variance.clamp_min(1e-12).sqrt()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shape = ProbeShape(layers=layers, width=width, classes=tuple(classes), heads=config.heads)
@@ -190,6 +197,8 @@ def _batches(train: Features, config: FitConfig, seed: int) -> Iterator[Features
             yield train.rows(chosen)
 
 
-def _mean_square(tokens: Float[Tensor, "N L D"]) -> Float[Tensor, " D"]:
-    blocks = [block.float().square().mean((0, 1)) * len(block) for block in tokens.split(64)]
+def _variance(tokens: Float[Tensor, "N L D"], mean: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    blocks = [
+        (block.float() - mean).square().mean((0, 1)) * len(block) for block in tokens.split(64)
+    ]
     return torch.stack(blocks).sum(0) / len(tokens)

@@ -1,1 +1,1 @@
-""""""
+"""What a backbone is worth: protocols that turn its features into scores."""

@@ -103,8 +103,9 @@ def judge(task: Task, trained: Sequence[float], untrained: Sequence[float]) -> V
     Raises:
         ValueError: if there are fewer than two seeds, which have no deviation.
     """
-    if min(len(trained), len(untrained)) < 2:
-        raise ValueError(f"{task.name}: a deviation needs at least 2 seeds, got {len(trained)}")
+    fewest = min(len(trained), len(untrained))
+    if fewest < 2:
+        raise ValueError(f"{task.name}: a deviation needs at least 2 seeds, got {fewest}")
     ours, fresh = torch.tensor(trained).double(), torch.tensor(untrained).double()
     deviation = max(float(ours.std()), float(fresh.std()), 1e-9)
     margin = (float(ours.mean()) - float(fresh.mean())) / deviation

@@ -2,11 +2,12 @@
 
 from toto.tokenizers.base import Tokenizer
 from toto.tokenizers.dvae import DVAE, DVAEConfig
-from toto.tokenizers.files import load_tokenizer, save_tokenizer
+from toto.tokenizers.files import TOKENIZERS, load_tokenizer, save_tokenizer
 from toto.tokenizers.grey import Grey, GreyConfig
 
 __all__ = [
     "DVAE",
+    "TOKENIZERS",
     "DVAEConfig",
     "Grey",
     "GreyConfig",

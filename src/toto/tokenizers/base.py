@@ -64,10 +64,10 @@ def check_ids(ids: Tensor, vocab_size: int) -> None:
     """Refuse ids that the tokenizer has no code for.
 
     Raises:
-        ValueError: if the ids are not [T Y X] within the vocabulary.
+        ValueError: if the ids are not integers [T Y X] within the vocabulary.
     """
-    if ids.ndim != 3:
-        raise ValueError(f"ids are [T Y X], got shape {tuple(ids.shape)}")
+    if ids.ndim != 3 or ids.is_floating_point():
+        raise ValueError(f"ids are integers [T Y X], got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
         raise ValueError(
             f"ids {int(ids.min())}..{int(ids.max())} lie outside a vocabulary of {vocab_size}"

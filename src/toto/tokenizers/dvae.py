@@ -3,7 +3,7 @@
 The defaults are the published size (8192 codes, 53.8 M and 43.8 M parameters); a smaller `width`
 and `vocab_size` give the same blocks at a size that trains on a laptop.
 
-Source: docs/paper.md, section 2.1 (openai/DALL-E: encoder, decoder, map_pixels).
+Source: docs/paper.md, K rows (openai/DALL-E: encoder, decoder, map_pixels).
 """
 
 import json
@@ -40,6 +40,9 @@ class DVAEConfig:
     def __post_init__(self) -> None:
         if self.vocab_size < 2:
             raise ValueError(f"vocab_size {self.vocab_size} must be at least 2")
+        for name in ("width", "decoder_stem", "blocks_per_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4, the blocks' bottleneck")
 

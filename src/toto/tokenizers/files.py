@@ -30,16 +30,16 @@ WEIGHTLESS = frozenset({"grey"})
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write a tokenizer into `folder`, weights first, so that the JSON is what makes it count."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(tokenizer, nn.Module):
-        weights = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
-        write_bytes(folder / "weights.safetensors", save(weights))
     description = {
         "schema": SCHEMA,
         "name": tokenizer.name,
         "config": to_dict(tokenizer.config),
         "digest": tokenizer.digest(),
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, nn.Module):
+        weights = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
+        write_bytes(folder / "weights.safetensors", save(weights))
     write_json(folder / "tokenizer.json", description)
 
 
@@ -63,15 +63,18 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         )
     try:
         description = json.loads(described.read_text())
-        kind, saved = description["name"], description["digest"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        kind, saved, config = (description[key] for key in ("name", "digest", "config"))
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{described}: not a tokenizer's description ({error!r})") from error
     if description.get("schema") != SCHEMA or kind not in TOKENIZERS:
         raise ValueError(
             f"{described}: tokenizer {kind!r}, schema {description.get('schema')!r}; this version "
             f"reads schema {SCHEMA} of {', '.join(sorted(TOKENIZERS))}"
         )
-    tokenizer = from_dict(TOKENIZERS[kind], description["config"]).build()
+    try:
+        tokenizer: Tokenizer = from_dict(TOKENIZERS[kind], config).build()
+    except ValueError as error:
+        raise ValueError(f"{described}: not a config of tokenizer {kind!r}: {error}") from error
     if isinstance(tokenizer, nn.Module):
         weights = folder / "weights.safetensors"
         try:

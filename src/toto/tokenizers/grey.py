@@ -7,15 +7,14 @@ import json
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int32, UInt8
 from torch import Tensor
 
 from toto.config import to_dict
 from toto.tokenizers.base import check_frames, check_ids, digest_of
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
+LUMA = (299, 587, 114)
+"""Weights of red, green and blue in grey, in thousandths (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +49,17 @@ class Grey:
     def encode(self, frames: UInt8[Tensor, "T H W 3"]) -> Int32[Tensor, "T Y X"]:
         """Average each patch's grey and round it down to a level."""
         check_frames(frames, self.patch_px)
-        grey_THW = frames.float() @ torch.tensor(LUMA)
-        mean_TYX = F.avg_pool2d(grey_THW[:, None], self.patch_px)[:, 0]
-        return (mean_TYX * self.vocab_size / 256).floor().clamp(0, self.vocab_size - 1).int()
+        # In whole numbers: a grey that begins a level must not fall below it by a rounding error.
+        grey_THW = (frames.long() * torch.tensor(LUMA, device=frames.device)).sum(-1)
+        side = self.patch_px
+        sum_TYX = grey_THW.unflatten(2, (-1, side)).unflatten(1, (-1, side)).sum((2, 4))
+        return (sum_TYX * self.vocab_size // (256 * sum(LUMA) * side**2)).int()
 
     def decode(self, ids: Int32[Tensor, "T Y X"]) -> UInt8[Tensor, "T H W 3"]:
         """Fill each patch with the middle of its level."""
         check_ids(ids, self.vocab_size)
-        grey_TYX = ((ids.float() + 0.5) * 256 / self.vocab_size).round().clamp(0, 255).byte()
+        # Halves go down, or at 256 levels a code would be drawn as the next.
+        grey_TYX = ((ids.float() + 0.5) * 256 / self.vocab_size - 0.5).ceil().byte()
         grey_THW = grey_TYX.repeat_interleave(self.patch_px, 1).repeat_interleave(self.patch_px, 2)
         return grey_THW[..., None].expand(-1, -1, -1, 3).contiguous()
 

@@ -50,7 +50,8 @@ class CollectionConfig:
     """Frames are resized and cut to squares of this side."""
     held_out_share: float = 0.25
     """Share of each real video, its end, that is never trained on."""
-    digits: MovingDigitsConfig = field(default_factory=MovingDigitsConfig)
+    digits: MovingDigitsConfig = field(default_factory=lambda: MovingDigitsConfig(side_px=128))
+    """Made clips; their `frames` and `side_px` must be those of the real ones."""
     digit_clips: DigitClips = field(default_factory=DigitClips)
 
     def __post_init__(self) -> None:
@@ -63,7 +64,8 @@ class CollectionConfig:
         if (self.digits.frames, self.digits.side_px) != (self.frames, self.side_px):
             raise ValueError(
                 f"digits of {self.digits.frames} frames and {self.digits.side_px} px do not match "
-                f"clips of {self.frames} frames and {self.side_px} px"
+                f"clips of {self.frames} frames and {self.side_px} px; "
+                "set frames and side-px of both --collection and --collection.digits"
             )
 
     @property
@@ -149,8 +151,15 @@ class Collection:
         return MovingDigits(self.config.digits, self.backgrounds(decoder, part), split)
 
     def _background_parts(self, decoder: Decoder, side_px: int, part: Part) -> Iterator[np.ndarray]:
+        stride = self.config.stride
         for row in self.videos[:BACKGROUND_FILES]:
-            frames = decoder.read(self.path(row), frames=BACKGROUND_FRAMES, side_px=side_px).frames
-            chosen = frames[self.part(len(frames), part)]
-            if len(chosen):
-                yield chosen
+            # In frames of the file, and cut where the clips are: else one shows the other's part.
+            span = self.part(-(-row.frames // stride), part)
+            first, last = span.start * stride, min(span.stop * stride, row.frames)
+            if first < last:
+                yield decoder.read(
+                    self.path(row),
+                    start=first,
+                    frames=min(last - first, BACKGROUND_FRAMES),
+                    side_px=side_px,
+                ).frames

@@ -3,7 +3,7 @@
 A real handwritten digit (scikit-learn's `load_digits`, 8 x 8 pixels, enlarged) on a dark card moves
 over a real clip that plays behind it; in some clips an occluder hides it for a while. Digit, motion, mask and
 hidden frames are known exactly, so recognition, tracking and permanence can be measured without
-downloading a labelled data set. Clip `index` of a split is a pure function of (seed, split, index).
+downloading a labelled data set. Clip `index` of a split is a function of (seed, split, index) alone.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,9 @@ class MovingDigitsConfig:
         if not 0 <= self.occluder_share <= 1:
             raise ValueError(f"occluder_share {self.occluder_share} must lie in 0..1")
         if not self.speeds_px or self.grid_px < 1:
-            raise ValueError(f"speeds_px {self.speeds_px} is empty or grid_px {self.grid_px} below 1")
+            raise ValueError(
+                f"speeds_px {self.speeds_px} is empty or grid_px {self.grid_px} below 1"
+            )
         if self.frames < 2:
             raise ValueError(f"frames {self.frames}: motion needs at least 2")
 
@@ -80,8 +82,9 @@ def _digit_images() -> tuple[np.ndarray, np.ndarray]:
     """All digits, f32 [1797 8 8] in [0, 1], and their labels."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return (digits.images / 16).astype(np.float32), digits.target.astype(np.int64)
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.asarray(pixels, dtype=np.float32).reshape(-1, 8, 8) / 16
+    return images, np.asarray(labels, dtype=np.int64)
 
 
 def _digit_indices(split: Split) -> np.ndarray:

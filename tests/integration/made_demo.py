@@ -1,0 +1,65 @@
+"""The demo at a hundredth of its size, and the videos it runs over."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from toto.jobs.demo import Demo
+from toto.probe.fit import FitConfig
+from toto.recipes import DEMO, PRETRAIN
+from toto.tokenizers.dvae import DVAEConfig
+from toto.video.collection import DigitClips
+
+SIDE_PX, FRAMES = 32, 4
+
+
+def moving_picture(frames: int, speed: int) -> np.ndarray:
+    """Ramps of colour that drift, u8 [T 72 96 3]: every frame and every place differs."""
+    time, y, x = np.mgrid[:frames, :72, :96]
+    colours = [2 * x + 5 * speed * time, 3 * y + 3 * time, x + y + 7 * time]
+    return (np.stack(colours, axis=-1) % 256).astype(np.uint8)
+
+
+def demo_over(videos: Path) -> Demo:
+    """The demo's stages, each a hundredth of its size."""
+    whole, tiny = DEMO["demo"](), PRETRAIN["tiny"]()
+    collection = whole.ingest.collection
+    return replace(
+        whole,
+        ingest=replace(
+            whole.ingest,
+            collection=replace(
+                collection,
+                videos=videos,
+                frames=FRAMES,
+                side_px=SIDE_PX,
+                digits=replace(
+                    collection.digits, frames=FRAMES, side_px=SIDE_PX, digit_px=16, speeds_px=(4,)
+                ),
+                digit_clips=DigitClips(pretrain=24, train=24, selection=16, test=16),
+            ),
+        ),
+        tokenizer=replace(
+            whole.tokenizer,
+            model=DVAEConfig(vocab_size=32, width=4, decoder_stem=8, blocks_per_group=1),
+            steps=6,
+            batch=8,
+            clip_frames=64,
+            digit_frames=64,
+            log_every=2,
+            save_every=3,
+        ),
+        pretrain=replace(
+            tiny,
+            model=replace(tiny.model, vocab_size=35, context=66),
+            steps=6,
+            save_every=3,
+            validate_every=3,
+        ),
+        probe=replace(whole.probe, fit=FitConfig(epochs=1), seeds=(0, 1)),
+        track=replace(whole.track, selection_clips=2, test_clips=3),
+        generate=replace(
+            whole.generate, prompt_frames=2, frames=2, real_clips=1, digit_clips=2, pictures=2
+        ),
+    )

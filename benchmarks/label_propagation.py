@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from benchmarks.side_by_side import line, ratio
 
+from benchmarks.side_by_side import line, ratio
 from toto.probe.propagate import PROTOCOLS, propagate
 
 ROWS, COLUMNS, WIDTH = 60, 107, 768

@@ -7,9 +7,9 @@ Same tokens, same AdamW, one thread, context 1024, 20 M parameters. The peer run
 from collections.abc import Callable, Iterator
 
 import torch
-from benchmarks.side_by_side import line, ratio
 from torch import nn
 
+from benchmarks.side_by_side import line, ratio
 from toto.models.llama import LlamaConfig
 from toto.runtime.devices import compute, resolve_precision
 from toto.train.objectives import next_token

@@ -44,7 +44,7 @@ def from_dict(cls: type[ConfigT], data: Mapping[str, Any], *, where: str = "") -
         ValueError: if a field is unknown, missing, or of the wrong kind; the message names it.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where or cls.__name__}: expected an object, got {data!r}")
+        raise ValueError(f"{where.rstrip('.') or cls.__name__}: expected an object, got {data!r}")
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     for name in data:

@@ -53,7 +53,7 @@ class Demo:
                     children = _children_cpu_s()
                     stage(out / name)
                 line = {
-                    "stage": name,
+                    "stage": RESULTS[name],
                     "wall_s": cost.wall_s,
                     "cpu_s": cost.cpu_s + _children_cpu_s() - children,
                     "peak_memory_bytes": cost.peak_bytes,

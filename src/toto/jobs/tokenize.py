@@ -102,6 +102,7 @@ class Tokenize:
             progress.advance(self.crops * len(collection.videos))
             return
         for number, row in enumerate(collection.videos):
+            collection.require_unchanged(row)
             random = np.random.default_rng([self.seed, number])
             for crop in range(self.crops):
                 # The first crop is the middle, so that held-out forecasts show the whole scene.

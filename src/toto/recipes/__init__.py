@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from toto.recipes.demo import demo, demo_probe
+from toto.recipes.data import ingest, tokenizer
+from toto.recipes.demo import demo, demo_ingest, demo_probe, demo_tokenizer
 from toto.recipes.pretrain import base, large, one_b, tiny
 from toto.recipes.pretrain import demo as demo_pretrain
 
@@ -14,6 +15,8 @@ PRETRAIN: dict[str, Callable[[], Any]] = {
     "demo": demo_pretrain,
     "tiny": tiny,
 }
+INGEST: dict[str, Callable[[], Any]] = {"paper": ingest, "demo": demo_ingest}
+TOKENIZER: dict[str, Callable[[], Any]] = {"paper": tokenizer, "demo": demo_tokenizer}
 DEMO: dict[str, Callable[[], Any]] = {"demo": demo}
 
-__all__ = ["DEMO", "PRETRAIN", "demo_probe"]
+__all__ = ["DEMO", "INGEST", "PRETRAIN", "TOKENIZER", "demo_probe"]

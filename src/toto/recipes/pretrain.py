@@ -26,7 +26,7 @@ def base() -> Pretrain:
     steps of warm-up, cosine. Paper: TPUs, hours not given.
 
     Expected: 3.58 nats a token at the end (read off Figure 2). Not run by us at this size.
-    Command: torchrun -m toto pretrain base --job.shards SHARDS
+    Command: torchrun -m toto pretrain base --shards SHARDS
     """
     return Pretrain(
         shards=Path("shards"),
@@ -39,7 +39,7 @@ def large() -> Pretrain:
     """280 M: 16 layers of width 1024; the MLP is 4 x width, as in `base`.
 
     Expected: 3.47 nats a token at the end (read off Figure 2). Not run by us at this size.
-    Command: torchrun -m toto pretrain large --job.shards SHARDS
+    Command: torchrun -m toto pretrain large --shards SHARDS
     """
     return replace(
         base(),
@@ -54,7 +54,7 @@ def one_b() -> Pretrain:
     sibling LVM code uses for exactly this shape.
 
     Expected: 3.31 nats a token at the end (read off Figure 2). Not run by us at this size.
-    Command: torchrun -m toto pretrain 1b --job.shards SHARDS
+    Command: torchrun -m toto pretrain 1b --shards SHARDS
     """
     return replace(
         base(),
@@ -65,7 +65,7 @@ def one_b() -> Pretrain:
 def demo() -> Pretrain:
     """The demo's size: minutes on 2 CPU cores; nothing of it compares with the paper's numbers.
 
-    Command: toto pretrain demo --job.shards runs/demo/shards
+    Command: toto pretrain demo --shards runs/demo/shards
     """
     return Pretrain(
         shards=Path("runs/demo/shards"),
@@ -98,7 +98,7 @@ def demo() -> Pretrain:
 def tiny() -> Pretrain:
     """Seconds on any machine, over the grey tokenizer; tests train it.
 
-    Command: toto pretrain tiny --job.shards SHARDS
+    Command: toto pretrain tiny --shards SHARDS
     """
     return replace(
         demo(),

@@ -119,11 +119,12 @@ def tracking(report: Report, result: Track) -> Html:
     parts = [element("p", intro), table(("method", "J", "F", "J&F, their mean"), rows)]
     for overlay in report.overlays:
         words = caption(
-            axes="Frames of one clip, time to the right, with the followed objects tinted; the "
+            axes="Frames of two clips, time to the right, with the followed objects tinted; the "
             "row of true outlines is there to compare.",
             look="The tint should stay on its object as it moves. “First mask kept” in the table "
             "never moves the outline: a method below it does not track.",
-            limits="One clip; the table is the average. Easy clips say little about real videos.",
+            limits="Two clips of middling score; the table is the average. Easy clips say little "
+            "about real videos.",
         )
         parts.append(figure([picture(overlay, "Tracked objects, tinted")], words, wide=True))
     if clips:

@@ -51,7 +51,7 @@ class Tokenizer:
     frames: int
     parameters: int
     psnr_db_mean_colour: float | None = None
-    """The trivial answer: each frame painted in its mean colour."""
+    """The trivial answer: each patch painted in its mean colour, 24 bits a patch."""
     psnr_db_grey: float | None = None
     """The hand-made tokenizer that keeps one grey level a patch."""
 

@@ -69,7 +69,8 @@ def tokenizer(report: Report, result: Tokenizer) -> Html:
             "logs are averaged over short stretches.",
             look="The loss should fall and level off. Perplexity says how many codes are in use, "
             "weighted by how often: a fall towards 1 means that the codes collapsed.",
-            limits="These are training batches, so a small gap to the held-out numbers is normal.",
+            limits="The codes are counted on a few held-out frames only, so the curve is "
+            "rough and lies below the table's perplexity.",
         )
         parts.append(figure(panels, words))
     if report.tokenize is not None:
@@ -130,7 +131,7 @@ def redundancy(result: Pretrain) -> Html:
 
 def _quality(result: Tokenizer) -> str:
     others = (
-        ("painting every frame in its mean colour", result.psnr_db_mean_colour),
+        ("painting every patch in its mean colour", result.psnr_db_mean_colour),
         ("one grey level a patch", result.psnr_db_grey),
     )
     known = [f"{number(value, 1)} dB for {what}" for what, value in others if value is not None]

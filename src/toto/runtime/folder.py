@@ -70,10 +70,15 @@ class RunFolder:
             )
         run = cls(path, writing=True, tensorboard=tensorboard)
         try:
-            if (path / "config.json").exists():
+            # What was refused before it did anything may be asked for anew, with other fields.
+            begun = any(
+                file.is_file() and file.name != "config.json" and not _OURS.fullmatch(file.name)
+                for file in path.rglob("*")
+            )
+            if begun and (path / "config.json").exists():
                 run._require_config(config)
             run._begin_writing()
-            if not (path / "config.json").exists():
+            if not begun or not (path / "config.json").exists():
                 # Last, since it is what makes this a run folder.
                 saved = {
                     "schema": SCHEMA,

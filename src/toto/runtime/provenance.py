@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-import toto
-
 _PACKAGES = ("torch", "numpy", "av", "grain", "tyro", "safetensors")
 _THIS_FILE = Path(__file__)
 
@@ -28,7 +26,7 @@ def environment() -> dict[str, Any]:
     return {
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "toto": toto.__version__,
+        "toto": _version("toto-video"),
         "git_commit": git_commit(),
         "git_diff_sha256": git_diff_sha256(),
         "python": platform.python_version(),

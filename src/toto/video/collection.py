@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from toto.config import from_dict
+from toto.runtime.durable import sha256_file
 from toto.runtime.folder import RunFolder
 from toto.video.datasets.folder import Folder
 from toto.video.datasets.moving_digits import MovingDigits, MovingDigitsConfig, Split
@@ -109,6 +110,15 @@ class Collection:
     def path(self, row: Row) -> Path:
         """Say where the file of a row is."""
         return self._dataset.path(row)
+
+    def require_unchanged(self, row: Row) -> None:
+        """Refuse a file whose bytes are not those that ingest checked.
+
+        Raises:
+            ValueError: if its sha256 is another; the message names the file.
+        """
+        if sha256_file(self.path(row)) != row.sha256:
+            raise ValueError(f"{self.path(row)} has changed since it was ingested; ingest again")
 
     def read(self, decoder: Decoder, row: Row, *, side_px: int | None = None) -> Decoded:
         """Decode a video's kept frames, every `stride`-th, cut to squares.

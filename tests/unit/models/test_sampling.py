@@ -37,7 +37,7 @@ def observed(draws: int = 20_000, **fields: Any) -> torch.Tensor:
 
 def test_temperature_0_takes_the_most_likely() -> None:
     logits = torch.randn(50, 9)
-    ids = draw(logits, SamplingConfig(temperature=0), torch.Generator())
+    ids = draw(logits, SamplingConfig(temperature=0.0), torch.Generator())
     assert torch.equal(ids, logits.argmax(-1))
 
 

@@ -53,8 +53,16 @@ def test_the_same_config_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "env-2.json").is_file()
 
 
-def test_another_config_is_refused_with_its_differences(tmp_path: Path) -> None:
+def test_what_was_refused_before_it_began_may_be_asked_for_anew(tmp_path: Path) -> None:
     plain(tmp_path).close()
+    other = replace(Train(), lr=0.1)
+    plain(tmp_path, other).close()
+    assert RunFolder.open(tmp_path).config(Train) == other
+
+
+def test_another_config_is_refused_with_its_differences(tmp_path: Path) -> None:
+    with plain(tmp_path) as run:
+        run.write_result("first", {})
     other = replace(Train(), model=Model(width=128), lr=0.1)
     with pytest.raises(ValueError, match=r"model\.width: 64 != 128; lr: 0\.001 != 0\.1.*--out"):
         plain(tmp_path, other)
@@ -62,7 +70,8 @@ def test_another_config_is_refused_with_its_differences(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_config_is_refused(tmp_path: Path) -> None:
-    plain(tmp_path).close()
+    with plain(tmp_path) as run:
+        run.write_result("first", {})
     with pytest.raises(ValueError, match=r"kind: 'Train' != 'Other'"):
         plain(tmp_path, Other())
     with pytest.raises(ValueError, match="is a run of Train, not of Other"):

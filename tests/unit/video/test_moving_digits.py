@@ -184,7 +184,8 @@ def test_every_motion_is_what_its_name_says(motion: str) -> None:
 def test_speeds_are_those_of_the_config() -> None:
     for motion in ("left-right", "up-down"):
         steps = np.abs(np.concatenate([np.diff(path, axis=0) for path in paths(motion)])).max(1)
-        assert set(steps) == set(CONFIG.speeds_px)  # 40 px of room: bounces are exact
+        # 0: there and back within one frame, at an edge.
+        assert set(steps) - {0} == set(CONFIG.speeds_px)
 
 
 def test_classes_come_equally_often() -> None:

@@ -1,9 +1,10 @@
 """Moving digits: made clips with full ground truth, over real video.
 
-A real handwritten digit (scikit-learn's `load_digits`, 8 x 8 pixels, enlarged) on a dark card moves
-over a real clip that plays behind it; in some clips an occluder hides it for a while. Digit, motion, mask and
-hidden frames are known exactly, so recognition, tracking and permanence can be measured without
-downloading a labelled data set. Clip `index` of a split is a function of (seed, split, index) alone.
+A real handwritten digit (scikit-learn's `load_digits`, 8 x 8 pixels, enlarged) on a dark card
+moves over a real clip that plays behind it; in some clips an occluder hides it for a while. Digit,
+motion, mask and hidden frames are known exactly, so recognition, tracking and permanence can be
+measured without downloading a labelled data set. Clip `index` of a split is a function of (seed,
+split, index) alone.
 """
 
 from collections.abc import Sequence
@@ -44,13 +45,21 @@ class MovingDigitsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 8 <= self.digit_px <= self.side_px:
-            raise ValueError(f"digit_px {self.digit_px} must lie in 8..side_px ({self.side_px})")
+        if not 8 <= self.digit_px < self.side_px:
+            raise ValueError(
+                f"digit_px {self.digit_px} must lie in 8..{self.side_px - 1}, below side_px"
+            )
         if not 0 <= self.occluder_share <= 1:
             raise ValueError(f"occluder_share {self.occluder_share} must lie in 0..1")
         if not self.speeds_px or self.grid_px < 1:
             raise ValueError(
                 f"speeds_px {self.speeds_px} is empty or grid_px {self.grid_px} below 1"
+            )
+        room = self.side_px - self.digit_px
+        if room % self.grid_px:
+            raise ValueError(
+                f"side_px {self.side_px} - digit_px {self.digit_px} = {room} is not a multiple of "
+                f"grid_px {self.grid_px}"
             )
         if self.frames < 2:
             raise ValueError(f"frames {self.frames}: motion needs at least 2")
@@ -107,7 +116,7 @@ class MovingDigits:
         split: which part of the handwritten images and which random stream.
 
     Raises:
-        ValueError: if there is no background, or one is too small or too short.
+        ValueError: if there is no background, or one is smaller than the frame.
     """
 
     def __init__(

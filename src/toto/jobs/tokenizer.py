@@ -93,7 +93,7 @@ class TokenizerTraining:
                 generator = torch.Generator().manual_seed(self.seed)
                 sample = frames[torch.randperm(len(frames), generator=generator)[:128]]
                 model.place_codes(sample, sharpness=self.sharpness, generator=generator)
-            model = model.to(place, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            model = model.to(place)
             optimizer = self.optimizer.build(model)
             training = Training(folder=folder, config=self, model=model, optimizer=optimizer)
             done = training.resume()

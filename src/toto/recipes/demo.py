@@ -56,7 +56,7 @@ def demo_ingest() -> Ingest:
             stride=2,
             side_px=SIDE_PX,
             digits=MovingDigitsConfig(frames=FRAMES, side_px=SIDE_PX),
-            digit_clips=DigitClips(pretrain=2100, train=600, selection=200, test=300),
+            digit_clips=DigitClips(pretrain=2900, train=600, selection=200, test=300),
         )
     )
 

@@ -29,15 +29,15 @@ class MovingDigitsConfig:
 
     frames: int = 16
     side_px: int = 64
-    digit_px: int = 24
+    digit_px: int = 32
     """Side of the enlarged digit and of its card."""
-    grid_px: int = 4
+    grid_px: int = 8
     """The card stands at multiples of this, so that a digit has few appearances to a tokenizer."""
-    speeds_px: tuple[int, ...] = (4, 8)
+    speeds_px: tuple[int, ...] = (8,)
     """Speeds that occur, in pixels a frame along each axis that moves."""
     background_contrast: float = 0.6
     """1 leaves the real clip as it is, 0 makes it grey."""
-    background_stride: int = 2
+    background_stride: int = 1
     """Real frames advanced for each frame shown."""
     occluder_share: float = 0.25
     """Share of the clips with an occluding bar."""

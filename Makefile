@@ -13,7 +13,7 @@ demo: $(VENV)/.core
 	$(BIN)/toto demo --out $(OUT) $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -47,7 +47,7 @@ class Demo:
         with RunFolder.create(out, self, tensorboard=False):
             for name, stage in self._stages(out).items():
                 if _finished(out / name, name):
-                    console.print(f"{name:<10} done before", style="dim")
+                    console.print(f"{RESULTS[name]:<12} done before", style="dim")
                     continue
                 with measure() as cost:
                     children = _children_cpu_s()
@@ -60,6 +60,11 @@ class Demo:
                     "finished_unix_s": time.time(),
                 }
                 durable.append(out / "stages.jsonl", (json.dumps(line) + "\n").encode())
+                console.print(
+                    f"{RESULTS[name]:<12} {cost.wall_s:6.1f} s, "
+                    f"at most {cost.peak_bytes / 1e9:.1f} GB of memory",
+                    style="dim",
+                )
             return WriteReport().run(out)
 
     def _stages(self, out: Path) -> dict[str, Callable[[Path], object]]:

@@ -22,8 +22,9 @@ from toto.tokenizers.base import check_frames, check_ids, digest_of
 PIXEL_MARGIN = 0.1
 """Pixels are mapped into [0.1, 0.9], where the logit-Laplace density is finite."""
 GROUPS = 4
-ENCODE_BATCH = 64
-"""Frames encoded or decoded at once: bounds memory, never changes a result."""
+ENCODE_BATCH = 16
+"""Frames encoded or decoded at once: never changes a result, bounds memory, and keeps the activations
+in a CPU's cache (at the demo's size 1.7 times faster than 64)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,8 +23,8 @@ PIXEL_MARGIN = 0.1
 """Pixels are mapped into [0.1, 0.9], where the logit-Laplace density is finite."""
 GROUPS = 4
 ENCODE_BATCH = 16
-"""Frames encoded or decoded at once: never changes a result, bounds memory, and keeps the activations
-in a CPU's cache (at the demo's size 1.7 times faster than 64)."""
+"""Frames encoded or decoded at once: never changes a result, bounds memory, and keeps the
+activations in a CPU's cache (at the demo's size 1.7 times faster than 64)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,8 +36,9 @@ def layers(probe: Probe) -> Html:
     intro = (
         f"The network is frozen. On each of its {len(probe.layers)} layers a small classifier is "
         "trained to name what is in the clip; the untrained network gets the same treatment. "
-        f"Everything is repeated with {len(probe.seeds)} random seeds. The layer and the pooling "
-        "are picked on separate selection clips, then scored once on test clips."
+        f"The classifiers, and the untrained network with them, are repeated with "
+        f"{len(probe.seeds)} random seeds; the trained network was trained once. The layer and the "
+        "pooling are picked on separate selection clips, then scored once on test clips."
     )
     panels = [
         figures.accuracy_per_layer(title, task, probe, name=f"probe-{number}")

@@ -37,7 +37,8 @@ class Ingest:
                 raise ValueError(
                     f"{self.collection.videos}: no video gives a clip of {self.collection.frames} "
                     f"frames at stride {self.collection.stride}, which needs {needed} frames (the "
-                    f"longest has {longest}); choose a smaller --collection.stride"
+                    f"longest has {longest}); choose a smaller --collection.stride (in the demo "
+                    "--ingest.collection.stride)"
                 )
             write_manifest(out / MANIFEST, rows)
             result = self._summary(rows)

@@ -45,6 +45,11 @@ class Ingest:
             folder.write_result("ingest", result)
             return result
 
+    def _located(self) -> CollectionConfig:
+        """The config with the folder's full path: later stages may run from another folder."""
+        videos = self.collection.videos
+        return replace(self.collection, videos=videos and videos.resolve())
+
     def _summary(self, rows: list[Row]) -> dict[str, Any]:
         good = [row for row in rows if row.status == "ok"]
         refused = [row for row in rows if row.status == "refused"]
@@ -52,7 +57,7 @@ class Ingest:
         made = counts.pretrain + counts.train + counts.selection + counts.test
         frames = made * self.collection.frames
         return {
-            "config": to_dict(self.collection),
+            "config": to_dict(self._located()),
             "sources": [
                 {
                     "name": "clips",

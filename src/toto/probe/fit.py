@@ -44,14 +44,6 @@ class Features:
     averages: Float[Tensor, "Z N D"]
     labels: Int64[Tensor, "G N"]
 
-    def rows(self, chosen: Tensor) -> "Features":
-        """Select clips."""
-        return Features(
-            tokens=self.tokens[:, chosen],
-            averages=self.averages[:, chosen],
-            labels=self.labels[:, chosen],
-        )
-
 
 def extract(
     backbone: Backbone,

@@ -129,8 +129,8 @@ def _run(verb: str, rest: list[str]) -> None:
 def _leave_at_once() -> NoReturn:
     """End a rank of torchrun whose work is done and on disk, without the interpreter's shutdown.
 
-    On a busy machine a rank that had just left its process group was seen to abort there ("terminate
-    called without an active exception", exit -6), which torchrun takes for a failed run.
+    On a busy machine a rank that had just left its process group was seen to abort there
+    ("terminate called without an active exception", exit -6); torchrun calls that a failed run.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -60,7 +60,7 @@ class Child:
         channel: where requests go and answers come from.
         isolation: what it said of itself when it started.
         start_s: how long the start took, in seconds.
-        files: how many requests it was sent; its owner counts.
+        wear: share of the files it may be sent that it was sent; its owner counts.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Child:
         self.channel = channel
         self.isolation = isolation
         self.start_s = start_s
-        self.files = 0
+        self.wear = 0.0
 
     @classmethod
     def start(cls, limits: Mapping[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""Decode videos in a child process, so that a hostile or broken file costs a refusal and no more.
+"""Decode media in a child process, so that a hostile or broken file costs a refusal and no more.
 
 Every file comes from somewhere else, and FFmpeg is a large C program: the child has no network,
 opens no path, and dies with its limits (docs/architecture, isolation). `Decoder` is the only door.
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import UInt8
 
-from toto.types import Clip
 from toto.video.channel import Channel
 from toto.video.child import Child, ChildDiedError, Isolation
+from toto.video.decoded import Decoded, Scan, VideoInfo
 from toto.video.transforms import check_crop
 
 Stage = Literal["open", "sniff", "probe", "limits", "decode", "crash", "timeout"]
@@ -46,6 +45,10 @@ class DecodeLimits:
     """Time for one file."""
     files_per_child: int = 200
     """A child is replaced after so many files, so that leaks in libraries stay small."""
+    images_per_child: int = 5000
+    """The same for still images, of which each costs a start's time many times less."""
+    image_wall_s: float = 60.0
+    """Time for one still image."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -74,81 +77,6 @@ class VideoRefusedError(ValueError):
     def __str__(self) -> str:
         path = str(self.path)
         return f"{path if path.isprintable() else ascii(path)}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoInfo:
-    """What a container says of its video; only the size is checked, on the first frame.
-
-    Attributes:
-        width: of a frame as it is shown, after rotation.
-        height: the same.
-        frames_claimed: None where the container does not count.
-        fps: average rate; None where it is not known.
-        duration_s: None where it is not known.
-        codec: FFmpeg's name of the decoder.
-        container: FFmpeg's name of the demuxer.
-    """
-
-    width: int
-    height: int
-    frames_claimed: int | None
-    fps: float | None
-    duration_s: float | None
-    codec: str
-    container: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scan:
-    """What decoding a file found, up to where the decoding stopped.
-
-    Attributes:
-        info: what the container claims.
-        decoded_frames: frames that came out of the decoder.
-        decode_errors: packets that could not be decoded and frames that came out damaged.
-        dropped_times: frames left out, and given no index, because time did not increase.
-        last_time_s: when the last frame is shown, in seconds from the first.
-    """
-
-    info: VideoInfo
-    decoded_frames: int
-    decode_errors: int
-    dropped_times: int
-    last_time_s: float
-
-    @property
-    def shown_frames(self) -> int:
-        """Frames that have an index: those decoded and not dropped."""
-        return self.decoded_frames - self.dropped_times
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Decoded(Scan):
-    """Frames of a file, with the position and time of each.
-
-    Attributes:
-        frames: sRGB bytes, upright.
-        times_s: when each is shown, in seconds from the file's first frame.
-        indices: position of each among the file's frames, in the order they are shown.
-        path: the file.
-    """
-
-    frames: UInt8[np.ndarray, "T H W 3"]
-    times_s: Float64[np.ndarray, " T"]
-    indices: Int64[np.ndarray, " T"]
-    path: Path
-
-    def __repr__(self) -> str:
-        return f"Decoded({str(self.path)!r}, frames={self.frames.shape})"
-
-    def clip(self) -> Clip:
-        """Give the frames to the rest of the package; the memory is shared."""
-        return Clip(
-            frames=torch.from_numpy(self.frames),
-            times_s=torch.from_numpy(self.times_s),
-            source=str(self.path),
-        )
 
 
 class Decoder:
@@ -249,6 +177,38 @@ class Decoder:
             )
         return decoded
 
+    def read_image(
+        self,
+        path: Path | str,
+        *,
+        side_px: int | None = None,
+        crop_x: float = 0.5,
+        crop_y: float = 0.5,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Decode a still image: JPEG, PNG, WebP or BMP, told by its first bytes.
+
+        It is turned upright as its EXIF says; of an animation it is the first frame. Grey, palette
+        and CMYK become RGB without colour profiles; what is transparent lies over black.
+
+        Args:
+            path: a regular file.
+            side_px: square to resize and cut it to; None keeps the size.
+            crop_x: see `toto.video.transforms.resize_crop`.
+            crop_y: the same.
+
+        Returns:
+            sRGB bytes.
+
+        Raises:
+            VideoRefusedError: if it is not a whole image within the limits.
+            ValueError: if an argument makes no sense.
+        """
+        if side_px is not None:
+            check_crop(side_px, crop_x, crop_y)
+        request = _request(still=True, frames=1, side_px=side_px, crop_x=crop_x, crop_y=crop_y)
+        decoded = self._ask(Path(path), request)
+        return decoded.frames[0]
+
     def _ask(self, path: Path, request: dict[str, Any]) -> Decoded:
         with regular_file(path, self.limits) as fd:
             try:
@@ -264,18 +224,20 @@ class Decoder:
             raise VideoRefusedError(path, died.stage, f"{died.reason}, twice") from died
 
     def _attempt(self, path: Path, fd: int, request: dict[str, Any]) -> Decoded:
-        if self._child is not None and self._child.files >= self.limits.files_per_child:
+        limits, still = self.limits, request["still"]
+        if self._child is not None and self._child.wear >= 1:
             self.close()
         child = self._ready()
-        child.files += 1
+        child.wear += 1 / (limits.images_per_child if still else limits.files_per_child)
+        wall_s = limits.image_wall_s if still else limits.wall_s
         clean = False
         try:
-            child.channel.set_deadline(self.limits.wall_s)
+            child.channel.set_deadline(wall_s)
             child.channel.send_with_file(request, fd)
-            answer = _receive(child.channel, path, request, self.limits)
+            answer = _receive(child.channel, path, request, limits)
             clean = True
         except TimeoutError as error:
-            reason = f"it was not decoded within {self.limits.wall_s:g} s"
+            reason = f"it was not decoded within {wall_s:g} s"
             raise ChildDiedError("timeout", reason) from error
         except (OSError, EOFError) as error:
             raise ChildDiedError("crash", f"the decoder died ({child.close()})") from error
@@ -298,8 +260,8 @@ class Decoder:
 
 
 def _request(**changes: Any) -> dict[str, Any]:
-    plain = {"start": 0, "stride": 1, "frames": None, "side_px": None, "to_the_end": False}
-    return {**plain, "crop_x": 0.5, "crop_y": 0.5, **changes}
+    plain = {"still": False, "start": 0, "stride": 1, "frames": None, "to_the_end": False}
+    return {**plain, "side_px": None, "crop_x": 0.5, "crop_y": 0.5, **changes}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The program of the decode child: it opens strangers' videos so that no other process does.
+"""The program of the decode child: it opens strangers' files so that no other process does.
 
 `toto.video.decode` starts it, sends one request a file and replaces it when it dies. It imports
 only the standard library, numpy, PyAV and Pillow, and is ready in a fifth of a second.
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.logging
@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 
 from toto.video.channel import Channel
 from toto.video.confine import allow_cpu, confine
+from toto.video.refused import Refused
 from toto.video.sniff import HEAD_BYTES, container_of, describe
+from toto.video.still import read_still
 from toto.video.transforms import resize_crop
 
 # FFmpeg's names. What people record, publish and archive; the long tail of decoders for old games
@@ -39,20 +41,6 @@ CODECS = {
     *("gif", "flv", "wmv1", "wmv2", "wmv3", "vc1", "prores", "dnxhd", "dvvideo", "ffv1"),
     *("huffyuv", "ffvhuff", "rawvideo", "cinepak", "svq3"),
 }
-
-
-class Refused(Exception):
-    """This file is not decoded; the child goes on.
-
-    Args:
-        stage: where it was found out: sniff, probe, limits or decode.
-        reason: one line.
-    """
-
-    def __init__(self, stage: Literal["sniff", "probe", "limits", "decode"], reason: str) -> None:
-        super().__init__(stage, reason)
-        self.stage = stage
-        self.reason = reason
 
 
 class Video:
@@ -196,13 +184,52 @@ def open_video(fd: int, limits: dict[str, Any]) -> Iterator[Video]:
         yield Video(container, stream, limits)
 
 
-def picture(frame: VideoFrame, request: dict[str, Any]) -> NDArray[np.uint8]:
-    """Turn a decoded frame upright, into sRGB bytes, and to the size that was asked for."""
-    array = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-    upright = np.ascontiguousarray(array, dtype=np.uint8)
-    if request["side_px"] is None:
+def picture(
+    upright: NDArray[np.uint8], request: dict[str, Any], limits: dict[str, Any]
+) -> NDArray[np.uint8]:
+    """Bring an upright picture to the size that was asked for.
+
+    Raises:
+        Refused: if it is so long and narrow that its resized whole would exceed the limits.
+    """
+    side_px = request["side_px"]
+    if side_px is None:
         return upright
-    return resize_crop(upright, request["side_px"], request["crop_x"], request["crop_y"])
+    height, width = upright.shape[:2]
+    if side_px**2 * max(height, width) // min(height, width) > limits["max_pixels"]:
+        raise Refused(
+            "limits",
+            f"{width} x {height} pixels, resized to a shortest side of {side_px}, exceed "
+            f"max_pixels {limits['max_pixels']}",
+        )
+    return resize_crop(upright, side_px, request["crop_x"], request["crop_y"])
+
+
+def upright_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Turn a decoded frame upright, and into sRGB bytes [H W 3]."""
+    array = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def answer_still(
+    channel: Channel, fd: int, request: dict[str, Any], limits: dict[str, Any]
+) -> dict[str, Any]:
+    """Send an image as a video of one frame.
+
+    Returns:
+        The counts to send at the end.
+
+    Raises:
+        Refused: if the file is no image, is broken, or is larger than the limits.
+    """
+    kind, upright = read_still(fd, limits)
+    size = {"height": upright.shape[0], "width": upright.shape[1]}
+    claims = {"frames_claimed": 1, "fps": None, "duration_s": None}
+    array = picture(upright, request, limits)
+    channel.send({"info": {**size, **claims, "codec": kind, "container": "image"}})
+    height, width = array.shape[:2]
+    channel.send({"index": 0, "time_s": 0.0, "height": height, "width": width}, array)
+    return {"decoded_frames": 1, "decode_errors": 0, "dropped_times": 0, "last_time_s": 0.0}
 
 
 def answer(
@@ -222,7 +249,7 @@ def answer(
             if index == 0:
                 channel.send({"info": video.info(frame)})
             if index == wanted and kept != request["frames"]:
-                array = picture(frame, request)
+                array = picture(upright_rgb(frame), request, limits)
                 if size not in (None, array.shape):
                     raise Refused(
                         "decode",
@@ -257,7 +284,8 @@ def serve(channel: Channel, limits: dict[str, Any]) -> None:
             return
         allow_cpu(limits["wall_s"])
         try:
-            last = {"done": answer(channel, fd, request, limits)}
+            reply = answer_still if request["still"] else answer
+            last = {"done": reply(channel, fd, request, limits)}
         except Refused as refused:
             last = {"refused": {"stage": refused.stage, "reason": refused.reason}}
         except MemoryError:

@@ -1,8 +1,10 @@
 """What a file is, by its first bytes and never by its name, before any demuxer sees it.
 
 A playlist named `x.mp4` makes FFmpeg open other files, so only containers recognised here reach it,
-each with the one demuxer that belongs to it (docs/architecture, isolation).
+each with the one demuxer that belongs to it (docs/architecture, isolation). The same for images.
 """
+
+from typing import Literal
 
 HEAD_BYTES = 4096
 
@@ -15,14 +17,17 @@ _TEXTS = (
     (b"<html", "an HTML page"),
     (b"<?xml", "an XML file"),
     (b"<", "an XML or HTML file"),
-    (b"version https://git-lfs", "a Git LFS pointer, the video itself was not downloaded"),
+    (b"version https://git-lfs", "a Git LFS pointer, the file itself was not downloaded"),
 )
 _IMAGES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
     (b"BM", "BMP"),
+)
+_OTHER_IMAGES = (
     (b"II*\x00", "TIFF"),
     (b"MM\x00*", "TIFF"),
+    (b"GIF8", "GIF"),
 )
 
 
@@ -55,22 +60,42 @@ def container_of(head: bytes) -> str | None:
     return None
 
 
-def describe(head: bytes) -> str:
-    """Say what a file is that `container_of` does not know, for the message that refuses it."""
+def image_of(head: bytes) -> str | None:
+    """Name Pillow's format of a still image that is read, from the file's first `HEAD_BYTES`.
+
+    Returns:
+        One of PNG, JPEG, BMP, WEBP; None for anything else.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for magic, name in _IMAGES if head.startswith(magic)), None)
+
+
+def describe(head: bytes, *, wanted: Literal["a video", "an image"] = "a video") -> str:
+    """Say what a file is that is not what was wanted, for the message that refuses it."""
     if not head:
         return "the file is empty"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for start, name in _TEXTS:
         if text.startswith(start):
-            return f"{name}, not a video"
-    for magic, name in _IMAGES:
-        if head.startswith(magic):
-            return f"a {name} image, not a video"
-    if _image_brand(head) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return "an image (AVIF, HEIC or WebP), not a video"
+            return f"{name}, not {wanted}"
+    image = image_of(head) or _other_image(head)
+    if image is not None:
+        also = ", not a video" if wanted == "a video" else "; JPEG, PNG, WebP and BMP are read"
+        return f"{'an' if image[0] == 'A' else 'a'} {image} image{also}"
+    container = container_of(head)
+    if container is not None:
+        return f"a video ({container}), not {wanted}"
     if not any(byte < 9 for byte in head):
-        return "a text file, not a video"
-    return "its first bytes are of no known video container"
+        return f"a text file, not {wanted}"
+    kind = "video container" if wanted == "a video" else "image format"
+    return f"its first bytes are of no known {kind}"
+
+
+def _other_image(head: bytes) -> str | None:
+    if _image_brand(head):
+        return "AVIF or HEIC"
+    return next((name for magic, name in _OTHER_IMAGES if head.startswith(magic)), None)
 
 
 def _image_brand(head: bytes) -> bool:

@@ -1,0 +1,85 @@
+"""What the decoder hands out: what a file claims to be, what it turned out to be, its frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64, UInt8
+
+from toto.types import Clip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoInfo:
+    """What a container says of its video; only the size is checked, on the first frame.
+
+    Attributes:
+        width: of a frame as it is shown, after rotation.
+        height: the same.
+        frames_claimed: None where the container does not count.
+        fps: average rate; None where it is not known.
+        duration_s: None where it is not known.
+        codec: FFmpeg's name of the decoder.
+        container: FFmpeg's name of the demuxer.
+    """
+
+    width: int
+    height: int
+    frames_claimed: int | None
+    fps: float | None
+    duration_s: float | None
+    codec: str
+    container: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """What decoding a file found, up to where the decoding stopped.
+
+    Attributes:
+        info: what the container claims.
+        decoded_frames: frames that came out of the decoder.
+        decode_errors: packets that could not be decoded and frames that came out damaged.
+        dropped_times: frames left out, and given no index, because time did not increase.
+        last_time_s: when the last frame is shown, in seconds from the first.
+    """
+
+    info: VideoInfo
+    decoded_frames: int
+    decode_errors: int
+    dropped_times: int
+    last_time_s: float
+
+    @property
+    def shown_frames(self) -> int:
+        """Frames that have an index: those decoded and not dropped."""
+        return self.decoded_frames - self.dropped_times
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Decoded(Scan):
+    """Frames of a file, with the position and time of each.
+
+    Attributes:
+        frames: sRGB bytes, upright.
+        times_s: when each is shown, in seconds from the file's first frame.
+        indices: position of each among the file's frames, in the order they are shown.
+        path: the file.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    times_s: Float64[np.ndarray, " T"]
+    indices: Int64[np.ndarray, " T"]
+    path: Path
+
+    def __repr__(self) -> str:
+        return f"Decoded({str(self.path)!r}, frames={self.frames.shape})"
+
+    def clip(self) -> Clip:
+        """Give the frames to the rest of the package; the memory is shared."""
+        return Clip(
+            frames=torch.from_numpy(self.frames),
+            times_s=torch.from_numpy(self.times_s),
+            source=str(self.path),
+        )

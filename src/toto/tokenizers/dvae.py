@@ -37,6 +37,8 @@ class DVAEConfig:
     decoder_stem: int = 128
     """Channels after the decoder's first 1x1 convolution."""
     blocks_per_group: int = 2
+    decoder: bool = True
+    """Whether there is one; published encoders come alone too, and then frames become ids only."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 2:
@@ -147,7 +149,11 @@ class DVAE(nn.Module):
         self.config = config or DVAEConfig()
         self.vocab_size = self.config.vocab_size
         self.encoder = nn.Sequential(OrderedDict(blocks=_encoder(self.config)))
-        self.decoder = nn.Sequential(OrderedDict(blocks=_decoder(self.config)))
+        self.decoder = (
+            nn.Sequential(OrderedDict(blocks=_decoder(self.config)))
+            if self.config.decoder
+            else None
+        )
         # The same codes, 4 times faster on a CPU (the demo's size, 64 px, 2 threads).
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -162,7 +168,15 @@ class DVAE(nn.Module):
 
         Args:
             codes: one-hot, or the relaxed mixture of training.
+
+        Raises:
+            ValueError: if there is no decoder.
         """
+        if self.decoder is None:
+            raise ValueError(
+                "this dVAE was converted from an encoder alone and cannot draw frames; "
+                "convert OpenAI's decoder.pkl too"
+            )
         location, log_scale = self.decoder(codes).float().chunk(2, dim=1)
         return location, log_scale
 

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -109,6 +110,17 @@ def test_the_digest_changes_with_any_weight() -> None:
             parameter[(-1,) * parameter.ndim] += 1e-3
         assert model.digest() != before
         before = model.digest()
+
+
+def test_an_encoder_alone_gives_the_same_ids_and_refuses_to_draw() -> None:
+    whole, frames = SMALL.build(), made_frames(2)
+    alone = dataclasses.replace(SMALL, decoder=False).build()
+    alone.encoder.load_state_dict(whole.encoder.state_dict())
+    assert not [name for name in alone.state_dict() if name.startswith("decoder")]
+    ids = alone.encode(frames)
+    assert torch.equal(ids, whole.encode(frames))
+    with pytest.raises(ValueError, match=r"converted from an encoder alone.*OpenAI's decoder.pkl"):
+        alone.decode(ids)
 
 
 @pytest.mark.parametrize(

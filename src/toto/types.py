@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
+SPECIALS = 3
+"""Ids above the codes, in this order: video start, end, image start."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Clip:
@@ -68,18 +71,20 @@ class TokenGrid:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Batch:
-    """Sequences for next-token prediction.
+    """Sequences for next-token or next-patch prediction.
 
     Attributes:
         ids: the input is all but the last, the target all but the first.
         weight: what each target counts in the loss.
+        frames: the sRGB bytes that the ids stand for, where the model reads patches.
 
     Raises:
-        ValueError: if the weights do not match the targets.
+        ValueError: if weights or frames do not match the ids.
     """
 
     ids: Int64[Tensor, "B L_plus_1"]
     weight: Float32[Tensor, "B L"]
+    frames: UInt8[Tensor, "B T H W 3"] | None = None
 
     def __post_init__(self) -> None:
         rows, length = self.ids.shape
@@ -88,6 +93,8 @@ class Batch:
                 f"{rows} x {length} ids need {rows} x {length - 1} weights, "
                 f"got {tuple(self.weight.shape)}"
             )
+        if self.frames is not None and len(self.frames) != rows:
+            raise ValueError(f"{rows} sequences of ids come with frames of {len(self.frames)}")
 
     def __repr__(self) -> str:
         return f"Batch(ids={tuple(self.ids.shape)})"

@@ -54,3 +54,12 @@ def test_rejects_weights_that_are_not_of_the_targets(shape: tuple[int, int]) -> 
 def test_a_batch_says_what_it_is() -> None:
     batch = Batch(ids=torch.zeros(2, 5, dtype=torch.long), weight=torch.ones(2, 4))
     assert repr(batch) == "Batch(ids=(2, 5))"
+
+
+def test_rejects_frames_that_are_not_of_the_sequences() -> None:
+    with pytest.raises(ValueError, match="2 sequences of ids come with frames of 3"):
+        Batch(
+            ids=torch.zeros(2, 5, dtype=torch.long),
+            weight=torch.ones(2, 4),
+            frames=torch.zeros(3, 1, 8, 8, 3, dtype=torch.uint8),
+        )

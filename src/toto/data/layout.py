@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-SPECIALS = 3
-"""Video start, end, image start."""
+from toto.types import SPECIALS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ sending them between processes costs more (docs/decisions/0003-token-shards.md).
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,15 +24,23 @@ class Loader:
         weights: shares of the sources.
         layout: the sequence format.
         seed: of the order.
+        reads: which of a window's codes and frames a batch carries. Of frames alone every id in a
+            frame is 0, so that the layout's grid need not be the tokens'.
 
     Raises:
         ValueError: if no window of a shard is long enough.
     """
 
     def __init__(
-        self, shards: Sequence[Shard], weights: Sequence[float], layout: Layout, *, seed: int
+        self,
+        shards: Sequence[Shard],
+        weights: Sequence[float],
+        layout: Layout,
+        *,
+        seed: int,
+        reads: Literal["codes", "frames", "both"] = "codes",
     ) -> None:
-        self.shards, self.layout = shards, layout
+        self.shards, self.layout, self.reads = shards, layout, reads
         self._windows: list[np.ndarray] = []
         for shard in shards:
             windows = shard.windows(layout.config.frames)
@@ -45,13 +54,22 @@ class Loader:
 
     def batch(self, places: Sequence[Place]) -> Batch:
         """Make the batch of these places."""
-        rows = []
+        rows, frames, count = [], [], self.layout.config.frames
         for place in places:
             shard = self.shards[place.source]
-            clip, start = self._windows[place.source][place.window]
-            grid = shard.window(int(clip), int(start), self.layout.config.frames)
+            clip, start = self._windows[place.source][place.window].tolist()
+            if self.reads == "frames":
+                grid = torch.zeros(count, 1, self.layout.frame_tokens, dtype=torch.int64)
+            else:
+                grid = shard.window(clip, start, count)
             rows.append(self.layout.sequence(grid, shard.description.kind))
-        return Batch(ids=torch.stack(rows), weight=self.layout.weight(len(rows)))
+            if self.reads != "codes":
+                frames.append(shard.pixels(clip, start, count))
+        return Batch(
+            ids=torch.stack(rows),
+            weight=self.layout.weight(len(rows)),
+            frames=torch.stack(frames) if frames else None,
+        )
 
     def batches(
         self, *, batch: int, first_step: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1

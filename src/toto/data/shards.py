@@ -4,21 +4,24 @@ A shard stores whole token grids, in time order, clip after clip; windows are cu
 read, so one tokenisation serves every context length. The sidecar names the tokenizer and the hash
 of its weights, and for every clip its source, the source's hash, the frame times and the crop: a
 token means nothing without them. docs/decisions/0003-token-shards.md says why the format is ours.
+
+A shard may keep the frames themselves beside their tokens, for models that read pixels.
 """
 
 import hashlib
 import json
-import os
+import math
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from toto.config import from_dict, to_dict
@@ -26,7 +29,7 @@ from toto.runtime import durable
 from toto.types import TokenGrid
 
 SCHEMA = 1
-DATA, SIDECAR = "tokens.u16", "tokens.json"
+DATA, FRAMES, SIDECAR = "tokens.u16", "frames.bin", "tokens.json"
 LARGEST_ID = 2**16 - 1
 
 
@@ -49,6 +52,11 @@ class Description:
     decoder: str
     """Name and version of what read the frames."""
 
+    @property
+    def frame_px(self) -> tuple[int, int]:
+        """Height and width of the frames that were tokenised."""
+        return self.grid[0] * self.patch_px, self.grid[1] * self.patch_px
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRecord:
@@ -67,15 +75,112 @@ class ClipRecord:
     labels: dict[str, int] = field(default_factory=dict)
 
 
+class ShardWriter:
+    """Writes one shard clip by clip; it appears under its name only by `commit`.
+
+    A context: leaving it without a commit leaves nothing behind.
+
+    Raises:
+        ValueError: if the folder exists, or the codes do not fit 16 bits.
+        DiskFullError: on any call, if the disk is full.
+    """
+
+    def __init__(self, folder: Path, description: Description) -> None:
+        if folder.exists():
+            raise ValueError(f"{folder} exists already; remove it or choose another --out")
+        if description.vocab_size - 1 > LARGEST_ID:
+            raise ValueError(
+                f"{description.vocab_size} codes do not fit the shards' 16 bits (65536 at most)"
+            )
+        durable.make_folder(folder.parent)
+        self.folder, self.description = folder, description
+        self.clips = 0
+        self._temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex}")
+        self._files: dict[str, BinaryIO] = {}
+        self._sha = {DATA: hashlib.sha256(), FRAMES: hashlib.sha256()}
+        self._records: list[Any] = []
+        self._frames = 0
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            # What a full disk has left in the buffer cannot be written here either.
+            with suppress(OSError):
+                file.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(
+        self,
+        grid: TokenGrid,
+        record: ClipRecord,
+        frames: UInt8[Tensor, "T H W 3"] | None = None,
+    ) -> None:
+        """Append one clip, with the frames its tokens stand for if the shard is to keep them.
+
+        Raises:
+            ValueError: if grid or frames are not of the description's vocabulary and shape, or
+                some clips come with frames and some without.
+        """
+        _check_grid(grid, record, self.description)
+        parts = {DATA: grid.ids.numpy().astype("<u2").tobytes()}
+        if frames is not None:
+            _check_frames(frames, grid, record, self.description)
+            parts[FRAMES] = frames.numpy().tobytes()
+        if self.clips and parts.keys() != self._files.keys():
+            raise ValueError(f"{record.source}: a shard keeps the frames of all its clips or none")
+        with durable.explain_disk_errors(self._temporary):
+            self._temporary.mkdir(exist_ok=True)
+            for name, data in parts.items():
+                if name not in self._files:
+                    self._files[name] = (self._temporary / name).open("xb")
+                self._files[name].write(data)
+                self._sha[name].update(data)
+        self._records.append(to_dict(record))
+        self.clips += 1
+        self._frames += len(grid.ids)
+
+    def commit(self) -> None:
+        """Give the shard its name, once all of it is on disk.
+
+        Raises:
+            ValueError: if no clip was added.
+        """
+        if not self.clips:
+            raise ValueError(f"{self.folder}: there is no clip to write")
+        with durable.explain_disk_errors(self._temporary):
+            for file in self._files.values():
+                file.close()
+        sidecar = {
+            "schema": SCHEMA,
+            "description": to_dict(self.description),
+            "frames": self._frames,
+            "sha256": self._sha[DATA].hexdigest(),
+            "clips": self._records,
+        }
+        if FRAMES in self._files:
+            sidecar["frames_sha256"] = self._sha[FRAMES].hexdigest()
+        # A record of its own hash: a changed sidecar is as bad as changed tokens.
+        sidecar["sidecar_sha256"] = _seal(sidecar)
+        durable.write_json(self._temporary / SIDECAR, sidecar)
+        durable.commit_folder(self._temporary, self.folder, what="shard")
+
+
 def write_shard(
-    folder: Path, description: Description, clips: Iterable[tuple[TokenGrid, ClipRecord]]
+    folder: Path,
+    description: Description,
+    clips: Iterable[
+        tuple[TokenGrid, ClipRecord] | tuple[TokenGrid, ClipRecord, UInt8[Tensor, "T H W 3"] | None]
+    ],
 ) -> int:
     """Write one shard; it appears under its name only when it is whole.
 
     Args:
         folder: the shard's folder; made, and refused if it exists.
         description: what all clips share.
-        clips: grids with their records, in the order they are to be stored.
+        clips: grids with their records, in the order they are to be stored; with the frames, if
+            the shard is to keep them.
 
     Returns:
         How many clips were written.
@@ -85,44 +190,11 @@ def write_shard(
             vocabulary and shape.
         DiskFullError: if it does not fit; nothing is left under the shard's name.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it or choose another --out")
-    if description.vocab_size - 1 > LARGEST_ID:
-        raise ValueError(
-            f"{description.vocab_size} codes do not fit the shards' 16 bits (65536 at most)"
-        )
-    durable.make_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex}")
-    sha, records, frames = hashlib.sha256(), [], 0
-    try:
-        with durable.explain_disk_errors(temporary):
-            temporary.mkdir()
-            with (temporary / DATA).open("wb") as file:
-                for grid, record in clips:
-                    _check_grid(grid, record, description)
-                    data = grid.ids.numpy().astype("<u2").tobytes()
-                    file.write(data)
-                    sha.update(data)
-                    records.append(to_dict(record))
-                    frames += len(grid.ids)
-                file.flush()
-                os.fsync(file.fileno())
-        if not records:
-            raise ValueError(f"{folder}: there is no clip to write")
-        sidecar = {
-            "schema": SCHEMA,
-            "description": to_dict(description),
-            "frames": frames,
-            "sha256": sha.hexdigest(),
-            "clips": records,
-        }
-        # A record of its own hash: a changed sidecar is as bad as changed tokens.
-        sidecar["sidecar_sha256"] = _seal(sidecar)
-        durable.write_json(temporary / SIDECAR, sidecar)
-        durable.commit_folder(temporary, folder, what="shard")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return len(records)
+    with ShardWriter(folder, description) as writer:
+        for grid, record, *frames in clips:
+            writer.add(grid, record, *frames)
+        writer.commit()
+    return writer.clips
 
 
 class Shard:
@@ -135,15 +207,17 @@ class Shard:
         lengths: frames of each clip.
     """
 
-    def __init__(self, path: Path, *, verify: bool = True) -> None:
+    def __init__(self, path: Path, *, verify: bool = True, frames: bool = False) -> None:
         """Open a shard.
 
         Args:
             path: its folder.
-            verify: whether to hash the tokens, which reads all of them once.
+            verify: whether to hash what is opened, which reads all of it once.
+            frames: whether to open the frames beside the tokens.
 
         Raises:
-            ValueError: if it is not a shard, or tokens or sidecar are not what was written.
+            ValueError: if it is not a shard, tokens, frames or sidecar are not what was written,
+                or it keeps no frames.
         """
         self.path = path
         sidecar = _read_sidecar(path)
@@ -151,17 +225,21 @@ class Shard:
         self.clips = [from_dict(ClipRecord, record) for record in sidecar["clips"]]
         self.lengths = np.array([len(clip.times_s) for clip in self.clips], dtype=np.int64)
         self._first = np.concatenate([[0], self.lengths.cumsum()])
-        rows, columns = self.description.grid
-        expected = 2 * int(self.lengths.sum()) * rows * columns
-        data = path / DATA
-        size = data.stat().st_size if data.is_file() else -1
-        if size != expected:
-            raise ValueError(f"{data} has {max(size, 0)} bytes, its sidecar promises {expected}")
-        if verify and durable.sha256_file(data) != sidecar["sha256"]:
-            raise ValueError(f"{data} is damaged: its sha256 is not the sidecar's; tokenise again")
-        self._tokens = np.memmap(data, dtype="<u2", mode="r", shape=(size // 2,)).reshape(
-            -1, rows, columns
+        count = int(self.lengths.sum())
+        self._tokens = _open_data(
+            path / DATA, "<u2", (count, *self.description.grid), sidecar["sha256"], verify=verify
         )
+        self._frames: np.ndarray | None = None
+        if frames:
+            if "frames_sha256" not in sidecar:
+                raise ValueError(
+                    f"{path} keeps no frames, which a model of patches reads; tokenise again with "
+                    "--keep-frames"
+                )
+            shape = (count, *self.description.frame_px, 3)
+            self._frames = _open_data(
+                path / FRAMES, "u1", shape, sidecar["frames_sha256"], verify=verify
+            )
 
     def window(self, clip: int, start: int, frames: int) -> Int64[Tensor, "T Y X"]:
         """Cut `frames` successive frames of a clip, from its frame `start`.
@@ -169,13 +247,17 @@ class Shard:
         Raises:
             ValueError: if the clip has no such frames.
         """
-        if start < 0 or start + frames > self.lengths[clip]:
-            raise ValueError(
-                f"{self.clips[clip].source}: frames {start}..{start + frames - 1} of "
-                f"{self.lengths[clip]}"
-            )
-        first = self._first[clip] + start
-        return torch.from_numpy(self._tokens[first : first + frames].astype(np.int64))
+        span = self._span(clip, start, frames)
+        return torch.from_numpy(self._tokens[span].astype(np.int64))
+
+    def pixels(self, clip: int, start: int, frames: int) -> UInt8[Tensor, "T H W 3"]:
+        """Cut the same frames as `window`, as sRGB bytes, from a shard opened with `frames`.
+
+        Raises:
+            ValueError: if the clip has no such frames.
+        """
+        assert self._frames is not None, "open the shard with frames=True"
+        return torch.from_numpy(np.array(self._frames[self._span(clip, start, frames)]))
 
     def windows(self, frames: int) -> np.ndarray:
         """List every window of `frames` frames as rows (clip, start), i64 [W 2]."""
@@ -201,6 +283,15 @@ class Shard:
     def histogram(self) -> np.ndarray:
         """Count how often each code occurs, i64 [V]."""
         return np.bincount(self._tokens.reshape(-1), minlength=self.description.vocab_size)
+
+    def _span(self, clip: int, start: int, frames: int) -> slice:
+        if start < 0 or start + frames > self.lengths[clip]:
+            raise ValueError(
+                f"{self.clips[clip].source}: frames {start}..{start + frames - 1} of "
+                f"{self.lengths[clip]}"
+            )
+        first = self._first[clip] + start
+        return slice(first, first + frames)
 
     def __repr__(self) -> str:
         return f"Shard({str(self.path)!r}, clips={len(self.clips)}, frames={self.lengths.sum()})"
@@ -237,6 +328,30 @@ def _check_grid(grid: TokenGrid, record: ClipRecord, description: Description) -
             f"{record.source}: {len(grid.ids)} frames of tokens, {len(record.times_s)} times, "
             f"{len(record.frame_indices)} indices"
         )
+
+
+def _check_frames(
+    frames: Tensor, grid: TokenGrid, record: ClipRecord, description: Description
+) -> None:
+    expected = (len(grid.ids), *description.frame_px, 3)
+    if tuple(frames.shape) != expected or frames.dtype != torch.uint8:
+        raise ValueError(
+            f"{record.source}: frames {frames.dtype} {tuple(frames.shape)} beside tokens of "
+            f"u8 {expected}"
+        )
+
+
+def _open_data(
+    file: Path, dtype: str, shape: tuple[int, ...], sha256: str, *, verify: bool
+) -> np.ndarray:
+    """Map a file of the shard into memory, if it is what the sidecar promises."""
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    size = file.stat().st_size if file.is_file() else 0
+    if size != expected:
+        raise ValueError(f"{file} has {size} bytes, its sidecar promises {expected}")
+    if verify and durable.sha256_file(file) != sha256:
+        raise ValueError(f"{file} is damaged: its sha256 is not the sidecar's; tokenise again")
+    return np.memmap(file, dtype=dtype, mode="r", shape=(math.prod(shape),)).reshape(shape)
 
 
 def _seal(sidecar: Mapping[str, Any]) -> str:

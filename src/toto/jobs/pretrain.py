@@ -1,4 +1,4 @@
-"""`toto pretrain`: train the decoder on token shards to predict the next token."""
+"""`toto pretrain`: train the decoder on shards to predict the next token, or the next patch."""
 
 import shutil
 import time
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from toto.config import to_dict
-from toto.data.layout import Layout, LayoutConfig
+from toto.data.layout import LayoutConfig
 from toto.data.loader import Loader
-from toto.data.shards import Description, Shard, require_same
+from toto.data.shards import require_same
 from toto.jobs.progress import Bar, bar, console
+from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_shard
 from toto.jobs.training import StoppedError, Training
 from toto.metrics.tokens import entropy
 from toto.models.flops import model_cost
@@ -31,8 +32,8 @@ from toto.runtime.devices import (
     resolve_precision,
 )
 from toto.runtime.folder import RunFolder
+from toto.tokenizers.patches import PatchNormalisation
 from toto.train.loop import Step, train_steps
-from toto.train.objectives import next_token, token_losses
 from toto.train.optimizer import AdamWConfig
 from toto.train.schedule import WarmupCosine
 from toto.types import Batch
@@ -53,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrain:
-    """Pre-train a decoder on the next token."""
+    """Pre-train a decoder on the next token, or the next patch."""
 
     shards: Path
     """Folder that `toto tokenize` wrote."""
@@ -62,6 +63,8 @@ class Pretrain:
     held_out: tuple[str, ...] = ()
     """Shards for validation; never trained on. Those that are not there are left out."""
     layout: LayoutConfig = field(default_factory=LayoutConfig)
+    patches: PatchNormalisation = field(default_factory=PatchNormalisation)
+    """How pixels are scaled; of no effect where the model reads ids."""
     optimizer: AdamWConfig = field(default_factory=AdamWConfig)
     steps: int = 1_000_000
     batch: int = 256
@@ -87,6 +90,7 @@ class Pretrain:
             raise ValueError("the mixture names no source")
         # Refused here and not at the first step, when the run folder would hold this config.
         self.schedule()
+        objective_of(self.model, self.patches)
 
     def schedule(self) -> WarmupCosine:
         """Learning rate of each step.
@@ -119,16 +123,23 @@ class _Run:
                 f"batch {job.batch} does not divide into {ranks.world} ranks x {job.accumulate} "
                 "parts; choose another --batch or --accumulate"
             )
-        shards = [_open(job.shards, source.name) for source in job.mixture]
-        held_out = [
-            _open(job.shards, name) for name in job.held_out if (job.shards / name).is_dir()
+        self.objective = objective_of(job.model, job.patches)
+        reads = self.objective.reads
+        held_out = [name for name in job.held_out if (job.shards / name).is_dir()]
+        opened = [
+            open_shard(job.shards, name, frames=reads != "codes")
+            for name in [*(source.name for source in job.mixture), *held_out]
         ]
-        self.description = require_same([*shards, *held_out])
-        self.layout = _layout(job, self.description)
+        description = require_same(opened)
+        self.grid = grid_of(job.model, description)
+        self.layout = fit_layout(job.layout, job.model, description)
+        shards, held_out = opened[: len(job.mixture)], opened[len(job.mixture) :]
         weights = [source.weight for source in job.mixture]
-        self.loader = Loader(shards, weights, self.layout, seed=job.seed)
+        self.loader = Loader(shards, weights, self.layout, seed=job.seed, reads=reads)
         self.held_out = (
-            Loader(held_out, [1.0] * len(held_out), self.layout, seed=0) if held_out else None
+            Loader(held_out, [1.0] * len(held_out), self.layout, seed=0, reads=reads)
+            if held_out
+            else None
         )
         counts = torch.from_numpy(sum(shard.histogram() for shard in shards))
         self.unigram_loss = entropy(counts)
@@ -171,7 +182,7 @@ class _Run:
             )
             steps = train_steps(
                 trained,
-                partial(_objective, context=self._compute),
+                partial(_objective, loss=self.objective.loss, context=self._compute),
                 (self._move(batch) for batch in batches),
                 optimizer,
                 job.schedule(),
@@ -214,7 +225,8 @@ class _Run:
             {
                 "model": to_dict(self.job.model),
                 "layout": to_dict(self.job.layout),
-                "grid": list(self.description.grid),
+                "patches": to_dict(self.job.patches),
+                "grid": list(self.grid),
                 "parameters": model_cost(self.job.model).parameters,
                 "precision": self.precision,
             },
@@ -224,24 +236,28 @@ class _Run:
         return compute(self.precision, self.place)
 
     def _move(self, batch: Batch) -> Batch:
-        return Batch(ids=batch.ids.to(self.place), weight=batch.weight.to(self.place))
+        return Batch(
+            ids=batch.ids.to(self.place),
+            weight=batch.weight.to(self.place),
+            frames=None if batch.frames is None else batch.frames.to(self.place),
+        )
 
     @torch.no_grad()
     def _held_out_losses(self, model: nn.Module) -> Tensor | None:
-        """Loss of each target on held-out windows, f32 [N L]; the end token is among them."""
+        """Loss of each place on held-out windows, f32 [N L]; the end token is not among them."""
         if self.held_out is None:
             return None
         losses = []
         for source in range(len(self.held_out.shards)):
             for batch in self.held_out.sweep(source, batch=16, limit=VALIDATION_WINDOWS):
                 with self._compute():
-                    losses.append(token_losses(model, self._move(batch)).cpu())
-        return torch.cat(losses)
+                    losses.append(self.objective.losses(model, self._move(batch)).cpu())
+        return torch.cat(losses)[:, : self.layout.length - 2]
 
     def _validate(self, folder: RunFolder, model: nn.Module, step: int) -> None:
         losses = self._held_out_losses(model)
         if losses is not None:
-            folder.log(step=step, validation_loss=losses[:, :-1].mean().item())
+            folder.log(step=step, validation_loss=losses.mean().item())
 
     def _result(self, model: nn.Module, watch: "_Watch") -> dict[str, Any]:
         job = self.job
@@ -253,19 +269,32 @@ class _Run:
             "parameters": model_cost(job.model).parameters,
             "steps": job.steps,
             "tokens": tokens,
-            "validation_loss": None if losses is None else losses[:, :-1].mean().item(),
+            "unit": self.objective.unit,
+            "validation_loss": None if losses is None else losses.mean().item(),
             "loss_per_frame": self._per_frame(losses),
             "loss_per_frame_untrained": self._per_frame(fresh),
-            "unigram_loss": self.unigram_loss,
-            "uniform_loss": torch.tensor(float(self.layout.codes)).log().item(),
+            **self._guesses(),
             "tokens_per_s": watch.tokens_per_s,
             "precision": self.precision,
         }
 
+    def _guesses(self) -> dict[str, float | None]:
+        """Losses of guesses that do not look back; those of the other kind of target are None."""
+        if self.job.model.predicts == "tokens":
+            uniform = torch.tensor(float(self.layout.codes)).log().item()
+            return {
+                "unigram_loss": self.unigram_loss,
+                "uniform_loss": uniform,
+                "zero_loss": None,
+            }
+        losses = self._held_out_losses(_NoForesight())
+        zero = None if losses is None else losses.mean().item()
+        return {"unigram_loss": None, "uniform_loss": None, "zero_loss": zero}
+
     def _per_frame(self, losses: Tensor | None) -> list[float]:
         if losses is None:
             return []
-        frame = self.layout.frame_of_target()
+        frame = self.layout.frame_of_target()[:-1]
         return [
             losses[:, frame == number].mean().item() for number in range(self.layout.config.frames)
         ]
@@ -312,39 +341,13 @@ def _mean(loss: Tensor, ranks: Ranks) -> float:
     return total.item() / ranks.world
 
 
-def _objective(model: nn.Module, batch: Batch, *, context: Any) -> Tensor:
+def _objective(model: nn.Module, batch: Batch, *, loss: Any, context: Any) -> Tensor:
     with context():
-        return next_token(model, batch)
+        return loss(model, batch)
 
 
-def _open(shards: Path, name: str) -> Shard:
-    if not (shards / name).is_dir():
-        there = sorted(
-            path.parent.relative_to(shards).as_posix() for path in shards.glob("**/tokens.json")
-        )
-        raise ValueError(
-            f"{shards} has no shard {name!r} (it has: {', '.join(there) or 'none'}); "
-            "`toto tokenize` makes them"
-        )
-    return Shard(shards / name)
+class _NoForesight(nn.Module):
+    """Predicts 0 for every value of a patch."""
 
-
-def _layout(job: Pretrain, description: Description) -> Layout:
-    """Fit the sequence format to model and shards.
-
-    Raises:
-        ValueError: if the model reads another vocabulary or a shorter context.
-    """
-    rows, columns = description.grid
-    layout = Layout(job.layout, codes=description.vocab_size, frame_tokens=rows * columns)
-    if job.model.vocab_size != layout.vocab_size:
-        raise ValueError(
-            f"the model reads {job.model.vocab_size} ids, these shards need {layout.vocab_size} "
-            f"({layout.codes} codes and 3 special ones); --model.vocab-size {layout.vocab_size}"
-        )
-    if job.model.context < layout.length:
-        raise ValueError(
-            f"a sequence has {layout.length} tokens, the model's context {job.model.context}; "
-            f"--model.context {layout.length}, or fewer --layout.frames"
-        )
-    return layout
+    def forward(self, ids: Tensor, patches: Tensor) -> Tensor:
+        return torch.zeros_like(patches)

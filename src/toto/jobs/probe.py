@@ -53,7 +53,9 @@ class Probe:
                 self.run_folder, precision=resolve_precision(self.precision, place)
             )
             backbone.model.to(place)
-            shards = {split: Shard(self.shards / split) for split in SPLITS}
+            shards = {
+                split: Shard(self.shards / split, frames=backbone.reads_patches) for split in SPLITS
+            }
             _require_tokens_of(backbone, shards)
             clips = sum(len(shard.clips) for shard in shards.values())
             with bar("probe", (1 + len(self.seeds)) * clips) as progress:
@@ -97,15 +99,16 @@ class Probe:
 
     def _features(self, backbone: Backbone, shard: Shard, progress: Bar) -> Features:
         frames = int(shard.lengths[0])
-        grids = torch.stack([shard.window(clip, 0, frames) for clip in range(len(shard.clips))])
+        clips = range(len(shard.clips))
+        windows = torch.stack([backbone.window(shard, clip, 0, frames) for clip in clips])
         labels = torch.stack([shard.labels(task.name) for task in self.tasks])
 
         def shown() -> Iterator[Features]:
-            for part in extract(backbone, grids, labels):
+            for part in extract(backbone, windows, labels):
                 progress.advance(part.tokens.shape[1], note="features of all layers")
                 yield part
 
-        return join(shown(), len(grids))
+        return join(shown(), len(clips))
 
     def _result(
         self,
@@ -168,7 +171,9 @@ class Probe:
 
 
 def _require_tokens_of(backbone: Backbone, shards: dict[str, Shard]) -> None:
-    """Refuse shards of another tokenizer: their ids mean something else to the model."""
+    """Refuse shards of another tokenizer: their ids mean something else to a model of ids."""
+    if backbone.reads_patches:
+        return
     expected = backbone.tokenizer.digest()
     for shard in shards.values():
         if shard.description.tokenizer_digest != expected:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from toto.config import digest, to_dict
 from toto.jobs.pretrain import Pretrain
 from toto.models.flops import model_cost
+from toto.tokenizers.patches import patch_side_px
 
 
 def describe(job: Pretrain) -> Iterator[tuple[str, str]]:
@@ -20,7 +21,13 @@ def describe(job: Pretrain) -> Iterator[tuple[str, str]]:
         "shape",
         f"width {model.width}, depth {model.depth}, heads {model.heads}, MLP {model.mlp_width}",
     )
-    yield "vocabulary", f"{model.vocab_size:,} ids, {'tied' if model.tied else 'untied'} head"
+    if model.patch_values:
+        side_px = patch_side_px(model.patch_values)
+        yield "input", f"patches of {side_px} x {side_px} px, {model.patch_values:,} values"
+    if model.predicts == "patches":
+        yield "output", f"the next patch, {model.outputs:,} values"
+    else:
+        yield "vocabulary", f"{model.vocab_size:,} ids, {'tied' if model.tied else 'untied'} head"
     yield "context", f"{model.context:,} tokens"
     yield (
         "FLOPs a token",

@@ -1,6 +1,7 @@
 """Parameters, FLOPs and memory of a decoder, by arithmetic: nothing is built.
 
-Attention is counted causally, half of what PaLM-style counts give; the embedding look-up is free.
+Attention is counted causally, half of what PaLM-style counts give; the embedding look-up is free,
+the projection of patches is not.
 Source: docs/paper.md, M rows; 6 FLOPs a weight and token for forward and backward.
 """
 
@@ -18,7 +19,8 @@ class ModelCost:
 
     Attributes:
         parameters: all weights.
-        embedding: of these, the embedding and, untied, the output matrix.
+        embedding: of these, the embedding, the projection of patches and, untied, the output
+            matrix.
         train_flops_a_token: forward and backward at full context, causal attention.
         forward_flops_a_token: a third of it.
         state_bytes: weights, gradients and AdamW moments in fp32.
@@ -38,13 +40,13 @@ def model_cost(config: LlamaConfig) -> ModelCost:
     width, depth = config.width, config.depth
     block = 4 * width**2 + 3 * width * config.mlp_width
     body = depth * block
-    table = config.vocab_size * width
-    embedding = table if config.tied else 2 * table
+    projection, head = config.patch_values * width, config.outputs * width
+    embedding = config.embedded * width + projection + (0 if config.tied else head)
     norms = (2 * depth + 1) * width
     parameters = body + embedding + norms
     # QK and AV each take 2 x width FLOPs for every earlier position, on average half the context.
     attention = depth * 2 * width * config.context
-    forward = 2 * (body + table) + attention
+    forward = 2 * (body + projection + head) + attention
     return ModelCost(
         parameters=parameters,
         embedding=embedding,

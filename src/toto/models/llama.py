@@ -1,5 +1,7 @@
 """The decoder: LLaMA with RMSNorm, SwiGLU, rotary positions and pre-norm residuals.
 
+It reads ids, or patches of pixels between special ids, and predicts the next id or patch.
+
 The paper's printed block equations add the residual to the normalised stream; standard LLaMA,
 which its text names, does not, and neither do we (docs/paper.md, C9).
 """
@@ -7,6 +9,7 @@ which its text names, does not, and neither do we (docs/paper.md, C9).
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from toto.models.cache import KVCache
 from toto.models.rope import rotary_tables, rotate
+from toto.types import SPECIALS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +26,8 @@ class LlamaConfig:
     """Size and shape of the decoder; the published sizes are in `toto.recipes`."""
 
     vocab_size: int
-    """Ids the model can read and predict, special tokens included."""
+    """Ids the model can read and predict, special tokens included; 4 where patches are predicted:
+    one that stands for any patch, and the special ones."""
     width: int
     depth: int
     heads: int
@@ -37,6 +42,12 @@ class LlamaConfig:
     init_std: float = 0.02
     """Standard deviation of fresh weights; the two matrices that write into the residual stream
     get it divided by sqrt(2 depth). The paper gives none: LLaMA's sibling code uses 0.02."""
+    patch_values: int = 0
+    """Values of a patch, 3 x side x side, where patches are read; 0: ids are. Special ids are
+    embedded all the same."""
+    predicts: Literal["tokens", "patches"] = "tokens"
+    """`tokens`: a score of each id. `patches`: the values of the next patch, which only a model
+    that reads patches can be asked for."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "context"):
@@ -46,11 +57,34 @@ class LlamaConfig:
             raise ValueError(
                 f"width {self.width} does not divide into {self.heads} heads of an even width"
             )
+        if self.patch_values < 0:
+            raise ValueError(f"patch_values {self.patch_values} must be 0 (ids are read) or more")
+        if self.patch_values and self.vocab_size <= SPECIALS:
+            raise ValueError(f"vocab_size {self.vocab_size} leaves no id beside the special ones")
+        if self.patch_values and self.tied:
+            raise ValueError("tied: a model that reads patches has no embedding of its outputs")
+        if self.predicts == "patches" and not self.patch_values:
+            raise ValueError("predicts patches, but reads ids; set patch_values")
+        if self.predicts == "patches" and self.vocab_size != SPECIALS + 1:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} must be {SPECIALS + 1} where patches are predicted: "
+                "one id for any patch, and the special ones"
+            )
 
     @property
     def head_width(self) -> int:
         """K, channels of one head."""
         return self.width // self.heads
+
+    @property
+    def embedded(self) -> int:
+        """How many ids have an embedding: where patches are read, the special ones alone."""
+        return SPECIALS if self.patch_values else self.vocab_size
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head gives at each position."""
+        return self.patch_values if self.predicts == "patches" else self.vocab_size
 
     def build(self) -> "Llama":
         """Make the model these sizes describe, with fresh weights."""
@@ -131,23 +165,28 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole decoder, from ids to logits."""
+    """The whole decoder: from ids to logits; or, as configured, from or to patches."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = nn.Embedding(config.embedded, config.width)
+        self.projection = (
+            nn.Linear(config.patch_values, config.width, bias=False)
+            if config.patch_values
+            else None
+        )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = None if config.tied else nn.Linear(config.width, config.outputs, bias=False)
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
         """Fill all weights afresh.
 
-        Matrices and embedding N(0, init_std^2), `attention.out` and `mlp.down` N(0, init_std^2 /
-        (2 depth)), norm gains 1.
+        Matrices, projection and embedding N(0, init_std^2), `attention.out` and `mlp.down`
+        N(0, init_std^2 / (2 depth)), norm gains 1.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -159,37 +198,47 @@ class Llama(nn.Module):
             nn.init.normal_(parameter, std=std)
 
     def forward(
-        self, ids: Int64[Tensor, "B L"], cache: KVCache | None = None
+        self,
+        ids: Int64[Tensor, "B L"],
+        cache: KVCache | None = None,
+        patches: Float[Tensor, "B L P"] | None = None,
     ) -> Float[Tensor, "B L V"]:
-        """Score the token after each position.
+        """Score the token after each position, or give the values of the patch after it.
 
         Args:
             ids: tokens; with a cache, only those that it does not hold yet.
             cache: keys and values of the positions before `ids`; it takes up the new ones.
+            patches: for a model that reads patches, normalised values at every place of `ids`;
+                where the id is a special one they are not looked at.
 
         Raises:
-            ValueError: if the sequence, with what the cache holds, exceeds the context.
+            ValueError: if the sequence, with what the cache holds, exceeds the context, or
+                patches are given to a model that does not read them, or not to one that does.
         """
-        hidden = self._run(ids, cache, {self.config.depth})[self.config.depth]
+        hidden = self._run(ids, cache, {self.config.depth}, patches)[self.config.depth]
         x_BLD = self.norm(hidden)
         if self.head is None:
             return F.linear(x_BLD, self.embedding.weight)
         return self.head(x_BLD)
 
     def hidden(
-        self, ids: Int64[Tensor, "B L"], layers: Collection[int]
+        self,
+        ids: Int64[Tensor, "B L"],
+        layers: Collection[int],
+        patches: Float[Tensor, "B L P"] | None = None,
     ) -> dict[int, Float[Tensor, "B L D"]]:
         """The residual stream behind the layers asked for, in one pass that stops at the last.
 
         Layer 0 is the embedding and layer l the output of block l, so that `depth` is the last.
 
         Raises:
-            ValueError: if a layer is not in 0..depth, or the sequence exceeds the context.
+            ValueError: if a layer is not in 0..depth, the sequence exceeds the context, or
+                patches are missing or not read.
         """
         for layer in layers:
             if not 0 <= layer <= self.config.depth:
                 raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
-        return self._run(ids, None, set(layers))
+        return self._run(ids, None, set(layers), patches)
 
     def new_cache(self, batch: int, dtype: torch.dtype = torch.float32) -> KVCache:
         """Make an empty cache for `batch` sequences, on the model's device."""
@@ -204,7 +253,11 @@ class Llama(nn.Module):
         )
 
     def _run(
-        self, ids: Int64[Tensor, "B L"], cache: KVCache | None, layers: set[int]
+        self,
+        ids: Int64[Tensor, "B L"],
+        cache: KVCache | None,
+        layers: set[int],
+        patches: Float[Tensor, "B L P"] | None,
     ) -> dict[int, Float[Tensor, "B L D"]]:
         past = cache.length if cache else 0
         total = past + ids.shape[1]
@@ -216,7 +269,7 @@ class Llama(nn.Module):
                 total, self.config.head_width, self.config.rope_base, ids.device
             )
         )
-        x_BLD = self.embedding(ids)
+        x_BLD = self._embed(ids, patches)
         kept = {0: x_BLD} if 0 in layers else {}
         for number, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
             x_BLD = block(x_BLD, cos_LK, sin_LK, cache)
@@ -225,3 +278,21 @@ class Llama(nn.Module):
         if cache:
             cache.length = total
         return kept
+
+    def _embed(
+        self, ids: Int64[Tensor, "B L"], patches: Float[Tensor, "B L P"] | None
+    ) -> Float[Tensor, "B L D"]:
+        if self.projection is None:
+            if patches is not None:
+                raise ValueError("the model reads ids, not patches; build it with patch_values")
+            return self.embedding(ids)
+        if patches is None:
+            raise ValueError(
+                f"the model reads patches of {self.config.patch_values} values; give them with ids"
+            )
+        special = ids - (self.config.vocab_size - SPECIALS)
+        return torch.where(
+            (special >= 0)[..., None],
+            self.embedding(special.clamp_min(0)),
+            self.projection(patches),
+        )

@@ -1,21 +1,25 @@
 """A trained model with its tokenizer, as a function from frames to features."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from toto.config import from_dict
 from toto.data.layout import Layout, LayoutConfig
+from toto.data.shards import Shard
 from toto.models.llama import Llama, LlamaConfig
 from toto.models.sampling import SamplingConfig, continue_sequence
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision, compute
 from toto.runtime.folder import RunFolder
 from toto.tokenizers import Tokenizer, load_tokenizer
+from toto.tokenizers.patches import PatchNormalisation, patch_side_px, patchify
+from toto.types import SPECIALS
 
 TOKENIZER = "tokenizer"
 """Folder of a run that holds a copy of its tokenizer."""
@@ -30,12 +34,19 @@ class Backbone:
         tokenizer: whose tokens it was trained on.
         layout: how it was shown them.
         precision: of the forward pass.
+        patches: how pixels were scaled, if it reads patches.
     """
 
     model: Llama
     tokenizer: Tokenizer
     layout: Layout
     precision: Precision = "fp32"
+    patches: PatchNormalisation = field(default_factory=PatchNormalisation)
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether pixels, and not ids, are what the model reads."""
+        return self.model.config.patch_values > 0
 
     @property
     def depth(self) -> int:
@@ -54,25 +65,53 @@ class Backbone:
 
         Raises:
             ValueError: if the clip is longer than the context, a side is not a multiple of the
-                tokenizer's patch, or a layer does not exist.
+                patch, or a layer does not exist.
         """
-        ids = self.tokenizer.encode(frames).long()
-        flat = self.token_features(ids[None], layers)
-        return {layer: value[0].unflatten(0, ids.shape) for layer, value in flat.items()}
+        if self.reads_patches:
+            clip, side_px = frames, patch_side_px(self.model.config.patch_values)
+            grid = len(frames), frames.shape[1] // side_px, frames.shape[2] // side_px
+        else:
+            clip = self.tokenizer.encode(frames).long()
+            grid = clip.shape
+        flat = self.token_features(clip[None], layers)
+        return {layer: value[0].unflatten(0, grid) for layer, value in flat.items()}
+
+    def window(
+        self, shard: Shard, clip: int, start: int, frames: int
+    ) -> Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]:
+        """Cut from a shard what the model reads: codes, or frames.
+
+        Raises:
+            ValueError: if the clip has no such frames.
+        """
+        return (shard.pixels if self.reads_patches else shard.window)(clip, start, frames)
 
     @torch.no_grad()
     def token_features(
-        self, grids: Int64[Tensor, "B T Y X"], layers: Collection[int]
+        self,
+        clips: Int64[Tensor, "B T Y X"] | UInt8[Tensor, "B T H W 3"],
+        layers: Collection[int],
     ) -> dict[int, Float[Tensor, "B L D"]]:
-        """Read the features at every code of clips that are tokens already.
+        """Read the features at every place of clips that are what the model reads.
 
         The start token is read but has no feature of its own in the answer, and there is no end
         token: L = T Y X.
+
+        Args:
+            clips: codes, or frames where the model reads patches.
+            layers: 0 (embedding) to depth.
         """
         place = self.model.embedding.weight.device
+        patches, grids = None, clips
+        if self.reads_patches:
+            side_px = patch_side_px(self.model.config.patch_values)
+            patches = patchify(clips.to(place), side_px, self.patches).flatten(1, 3)
+            # Which code a place has is not looked at, only that it is no special id.
+            grids = torch.zeros(patches.shape[:2], dtype=torch.int64)
+            patches = F.pad(patches, (0, 0, 1, 0))
         ids = torch.stack([self.layout.prompt(grid) for grid in grids]).to(place)
         with compute(self.precision, place):
-            hidden = self.model.hidden(ids, layers)
+            hidden = self.model.hidden(ids, layers, patches)
         return {layer: value[:, 1:] for layer, value in hidden.items()}
 
     def forecast(
@@ -81,8 +120,13 @@ class Backbone:
         """Continue a clip of tokens frame by frame, with a key-value cache.
 
         Raises:
-            ValueError: if old and new frames do not fit the model's context.
+            ValueError: if old and new frames do not fit the model's context, or it reads patches.
         """
+        if self.reads_patches:
+            raise ValueError(
+                "a model that reads patches cannot go on from what it predicts; "
+                "continue clips with one that reads ids"
+            )
         grid = ids.shape[1:]
         prompt = self.layout.prompt(ids)[None].to(self.model.embedding.weight.device)
         tokens = continue_sequence(
@@ -105,6 +149,7 @@ class Backbone:
             tokenizer=self.tokenizer,
             layout=self.layout,
             precision=self.precision,
+            patches=self.patches,
         )
 
 
@@ -122,12 +167,13 @@ def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
     found = checkpoint.latest(folder.checkpoints)
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet; let `toto pretrain` reach its first save")
-    model = from_dict(LlamaConfig, described["model"]).build()
+    config = from_dict(LlamaConfig, described["model"])
+    model = config.build()
     model.load_state_dict(checkpoint.load(found.path, config_digest=None)["model"])
     rows, columns = described["grid"]
     layout = Layout(
         from_dict(LayoutConfig, described["layout"]),
-        codes=tokenizer.vocab_size,
+        codes=config.vocab_size - SPECIALS,
         frame_tokens=rows * columns,
     )
     return Backbone(
@@ -135,4 +181,5 @@ def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
         tokenizer=tokenizer,
         layout=layout,
         precision=precision,
+        patches=from_dict(PatchNormalisation, described["patches"]),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from toto.probe.backbone import Backbone
@@ -47,7 +47,7 @@ class Features:
 
 def extract(
     backbone: Backbone,
-    grids: Int64[Tensor, "N T Y X"],
+    clips: Int64[Tensor, "N T Y X"] | UInt8[Tensor, "N T H W 3"],
     labels: Int64[Tensor, "G N"],
     *,
     batch: int = 16,
@@ -57,9 +57,9 @@ def extract(
     The caller joins them with `join`, which sets the memory aside once.
     """
     layers = range(backbone.depth + 1)
-    for first in range(0, len(grids), batch):
+    for first in range(0, len(clips), batch):
         part = slice(first, first + batch)
-        hidden = backbone.token_features(grids[part], layers)
+        hidden = backbone.token_features(clips[part], layers)
         tokens = torch.stack([hidden[layer].bfloat16() for layer in layers]).cpu()
         averages = torch.stack([hidden[layer].float().mean(1) for layer in layers]).cpu()
         yield Features(tokens=tokens, averages=averages, labels=labels[:, part])

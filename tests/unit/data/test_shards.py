@@ -192,7 +192,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.os, call, full)
+        patch.setattr(os, call, full)
         with pytest.raises(DiskFullError, match=r"full: the disk or the quota is full|full\.tmp-"):
             made_shards.shard(tmp_path / "full", [2])
     assert list(tmp_path.iterdir()) == []

@@ -26,3 +26,25 @@ def entropy(counts: Int[Tensor, " V"]) -> float:
 def perplexity(counts: Int[Tensor, " V"]) -> float:
     """exp(entropy): how many equally used codes would be as varied."""
     return math.exp(entropy(counts))
+
+
+def equal_share(ids: Int[Tensor, "*any"], other: Int[Tensor, "*any"]) -> float:
+    """Share of places that hold the same code, in [0, 1].
+
+    Raises:
+        ValueError: if the shapes differ or there is no place.
+    """
+    if ids.shape != other.shape or ids.numel() == 0:
+        raise ValueError(f"ids {tuple(ids.shape)} against {tuple(other.shape)}")
+    return float((ids == other).double().mean())
+
+
+def flip_rate(ids: Int[Tensor, "T Y X"]) -> float:
+    """Share of tokens that differ from the one at their place in the frame before, in [0, 1].
+
+    Raises:
+        ValueError: if there are fewer than 2 frames.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"{len(ids)} frame has no successor to compare with")
+    return 1 - equal_share(ids[1:], ids[:-1])

@@ -317,7 +317,13 @@ def _read_options(cls: Any, rest: list[str], program: str, about: str | None) ->
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(cls, args=rest, prog=program, description=about)
+            return tyro.cli(
+                cls,
+                args=rest,
+                prog=program,
+                description=about,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
     except SystemExit as ended:
         if ended.code:
             fail(2, f"{unboxed(complaint.getvalue())}; `{program} --help` lists the fields")

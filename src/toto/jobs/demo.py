@@ -14,7 +14,7 @@ from toto.jobs.probe import Probe
 from toto.jobs.progress import console
 from toto.jobs.report import WriteReport
 from toto.jobs.tokenize import Tokenize
-from toto.jobs.tokenizer import TokenizerTraining
+from toto.jobs.tokenizer_check import TokenizerCheck
 from toto.jobs.track import Track
 from toto.runtime import durable
 from toto.runtime.devices import measure
@@ -23,13 +23,13 @@ from toto.runtime.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demo:
-    """Ingest, train a tokenizer, tokenise, pre-train, probe, track, generate, report.
+    """Ingest, check the tokenizer, tokenise, pre-train, probe, track, generate, report.
 
     Each stage is the job of the same name; its paths are set to the demo's folder.
     """
 
     ingest: Ingest
-    tokenizer: TokenizerTraining
+    tokenizer: TokenizerCheck
     tokenize: Tokenize
     pretrain: Pretrain
     probe: Probe
@@ -70,11 +70,11 @@ class Demo:
     def _stages(self, out: Path) -> dict[str, Callable[[Path], object]]:
         """Tie each stage to the outcome of those before it."""
         data, shards, run = out / "data", out / "shards", out / "pretrain"
-        tokenizer = replace(self.tokenizer, data=data)
+        check = replace(self.tokenizer, data=data)
         return {
             "data": self.ingest.run,
-            "tokenizer": tokenizer.run,
-            "shards": replace(self.tokenize, data=data, tokenizer=str(out / "tokenizer")).run,
+            "tokenizer": check.run,
+            "shards": replace(self.tokenize, data=data).run,
             "pretrain": replace(self.pretrain, shards=shards).run,
             "probe": replace(self.probe, run_folder=run, shards=shards / "moving-digits").run,
             "track": replace(self.track, run_folder=run, data=data).run,

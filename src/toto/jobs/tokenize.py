@@ -1,6 +1,7 @@
 """`toto tokenize`: turn a data folder into token shards, one a source and split."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from torch import Tensor
 
-from toto.data.shards import ClipRecord, Description, Shard, write_shard
+from toto.data.shards import ClipRecord, Description, Shard, ShardWriter, write_shard
 from toto.jobs.progress import Bar, bar
 from toto.metrics.tokens import perplexity, used_codes
 from toto.runtime.folder import RunFolder
-from toto.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from toto.tokenizers import SHIPPED, Tokenizer, load_tokenizer, save_tokenizer
 from toto.types import TokenGrid
 from toto.video.collection import Collection, Part
 from toto.video.datasets.moving_digits import MovingDigits, Split
@@ -30,10 +32,13 @@ class Tokenize:
 
     data: Path
     """Folder that `toto ingest` wrote."""
-    tokenizer: str
-    """Folder of a trained tokenizer, or the name of one without weights."""
+    tokenizer: str = SHIPPED
+    """Folder of a tokenizer, or the name of one that comes with the package."""
     crops: int = 4
     """Square crops taken of every real video, at random places; each is a clip of its own."""
+    keep_frames: bool = False
+    """Whether the frames are stored beside the tokens, for models that read patches; at 8 px a
+    token they are 96 times as large."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,9 +83,8 @@ class Tokenize:
                     shard = out / "moving-digits" / split
                     if count and not shard.exists():
                         digits = collection.digits(decoder, split)
-                        write_shard(
-                            shard, description, _digit_clips(digits, count, tokenizer, progress)
-                        )
+                        clips = self._digit_clips(digits, count, tokenizer, progress)
+                        write_shard(shard, description, clips)
                     elif count:
                         progress.advance(count)
             result = summarise(out, tokenizer)
@@ -97,63 +101,73 @@ class Tokenize:
         progress: Bar,
     ) -> None:
         """Tokenise each real video at several crops, once; share the frames out to the parts."""
-        clips: dict[Part, list[tuple[TokenGrid, ClipRecord]]] = {part: [] for part in PARTS}
-        if all((out / part).exists() for part in PARTS):
+        missing: list[Part] = [part for part in PARTS if not (out / part).exists()]
+        if not missing:
             progress.advance(self.crops * len(collection.videos))
             return
-        for number, row in enumerate(collection.videos):
-            collection.require_unchanged(row)
-            random = np.random.default_rng([self.seed, number])
-            for crop in range(self.crops):
-                # The first crop is the middle, so that held-out forecasts show the whole scene.
-                x, y = (0.5, 0.5) if crop == 0 else random.random(2).tolist()
-                decoded = decoder.read(
-                    collection.path(row),
-                    stride=collection.config.stride,
-                    side_px=collection.config.side_px,
-                    crop_x=x,
-                    crop_y=y,
-                )
-                ids = tokenizer.encode(torch.from_numpy(decoded.frames))
-                for part in PARTS:
-                    span = collection.part(len(ids), part)
-                    if span.start == span.stop or (part == "held-out" and crop > 0):
-                        continue
-                    record = ClipRecord(
-                        source=row.path,
-                        source_sha256=row.sha256,
-                        frame_indices=tuple(decoded.indices[span].tolist()),
-                        times_s=tuple(decoded.times_s[span].tolist()),
+        with ExitStack() as stack:
+            writers: dict[Part, ShardWriter] = {
+                part: stack.enter_context(ShardWriter(out / part, description)) for part in missing
+            }
+            for number, row in enumerate(collection.videos):
+                collection.require_unchanged(row)
+                random = np.random.default_rng([self.seed, number])
+                for crop in range(self.crops):
+                    # The first crop is the middle: held-out forecasts show the whole scene.
+                    x, y = (0.5, 0.5) if crop == 0 else random.random(2).tolist()
+                    decoded = decoder.read(
+                        collection.path(row),
+                        stride=collection.config.stride,
                         side_px=collection.config.side_px,
-                        crop=(x, y),
+                        crop_x=x,
+                        crop_y=y,
                     )
-                    grid = TokenGrid(ids=ids[span], vocab_size=tokenizer.vocab_size)
-                    clips[part].append((grid, record))
-                progress.advance()
-        for part, found in clips.items():
-            if found and not (out / part).exists():
-                write_shard(out / part, description, found)
+                    frames = torch.from_numpy(decoded.frames)
+                    ids = tokenizer.encode(frames)
+                    for part, writer in writers.items():
+                        span = collection.part(len(ids), part)
+                        if span.start == span.stop or (part == "held-out" and crop > 0):
+                            continue
+                        record = ClipRecord(
+                            source=row.path,
+                            source_sha256=row.sha256,
+                            frame_indices=tuple(decoded.indices[span].tolist()),
+                            times_s=tuple(decoded.times_s[span].tolist()),
+                            side_px=collection.config.side_px,
+                            crop=(x, y),
+                        )
+                        grid = TokenGrid(ids=ids[span], vocab_size=tokenizer.vocab_size)
+                        writer.add(grid, record, frames[span] if self.keep_frames else None)
+                    progress.advance()
+            for writer in writers.values():
+                if writer.clips:
+                    writer.commit()
 
-
-def _digit_clips(
-    digits: MovingDigits, count: int, tokenizer: Tokenizer, progress: Bar, batch: int = 16
-) -> Iterator[tuple[TokenGrid, ClipRecord]]:
-    """Make, tokenise and label the clips of a split."""
-    for first in range(0, count, batch):
-        made = [digits[index] for index in range(first, min(first + batch, count))]
-        ids = tokenizer.encode(torch.cat([digit.clip.frames for digit in made]))
-        for digit, grid in zip(made, ids.split(digits.config.frames), strict=True):
-            record = ClipRecord(
-                source=digit.clip.source,
-                source_sha256=None,
-                frame_indices=tuple(range(len(grid))),
-                times_s=tuple(digit.clip.times_s.tolist()),
-                side_px=digits.config.side_px,
-                crop=(0.5, 0.5),
-                labels={"digit": digit.digit, "motion": digit.motion},
-            )
-            yield TokenGrid(ids=grid, vocab_size=tokenizer.vocab_size), record
-        progress.advance(len(made))
+    def _digit_clips(
+        self,
+        digits: MovingDigits,
+        count: int,
+        tokenizer: Tokenizer,
+        progress: Bar,
+        batch: int = 16,
+    ) -> Iterator[tuple[TokenGrid, ClipRecord, Tensor | None]]:
+        """Make, tokenise and label the clips of a split; with their frames, if they are kept."""
+        for first in range(0, count, batch):
+            made = [digits[index] for index in range(first, min(first + batch, count))]
+            encoded = tokenizer.encode(torch.cat([digit.clip.frames for digit in made]))
+            for digit, ids in zip(made, encoded.split(digits.config.frames), strict=True):
+                record = ClipRecord(
+                    source=digit.clip.source,
+                    source_sha256=None,
+                    frame_indices=tuple(range(len(ids))),
+                    times_s=tuple(digit.clip.times_s.tolist()),
+                    side_px=digits.config.side_px,
+                    crop=(0.5, 0.5),
+                    labels={"digit": digit.digit, "motion": digit.motion},
+                )
+                grid = TokenGrid(ids=ids, vocab_size=tokenizer.vocab_size)
+                yield grid, record, digit.clip.frames if self.keep_frames else None
+            progress.advance(len(made))
 
 
 def summarise(out: Path, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`toto tokenizer train`: train a discrete VAE on the real frames of a data folder."""
+"""`toto tokenizer train`: train a discrete VAE, a VQ-VAE or a VQGAN on images and clips."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,71 +11,80 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from toto.jobs.progress import bar, console
+from toto.jobs.tokenizer_measures import measure_tokenizer, side_by_side
 from toto.jobs.training import StoppedError, Training
+from toto.jobs.training_frames import FrameSources
 from toto.metrics.tokens import code_counts, perplexity, used_codes
 from toto.metrics.video import psnr_db
+from toto.report.tokenizer_curve import draw_curve
 from toto.runtime.devices import compute, device, interruptible, resolve_precision
 from toto.runtime.folder import RunFolder
-from toto.tokenizers import DVAE, DVAEConfig, save_tokenizer
+from toto.tokenizers import DVAEConfig, VQGANConfig, VQVAEConfig, save_tokenizer
+from toto.train.average import Average
+from toto.train.learner import FrameBatch, Learner
 from toto.train.loop import train_steps
-from toto.train.objectives import RelaxedFrames, bound_terms, relaxed_bound
 from toto.train.optimizer import AdamWConfig
-from toto.train.schedule import WarmupCosine, cosine, ramp
-from toto.video.collection import Collection, Part
-from toto.video.decode import Decoder
+from toto.train.quantisation import QuantisationConfig
+from toto.train.relaxation import RelaxationConfig
+from toto.train.schedule import WarmupCosine
 from toto.video.write import write_png
+
+COLLAPSED = 0.05
+"""Perplexity, as a share of what the held-out frames could reach, below which codes collapsed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerTraining:
-    """Train the discrete VAE by Gumbel-softmax; the schedules are the published ones, scaled."""
+    """Train a tokenizer and measure it on held-out frames."""
 
-    data: Path
-    """Folder that `toto ingest` wrote."""
-    model: DVAEConfig = field(default_factory=DVAEConfig)
+    sources: FrameSources = field(default_factory=FrameSources)
+    model: DVAEConfig | VQVAEConfig | VQGANConfig = field(default_factory=DVAEConfig)
+    method: RelaxationConfig | QuantisationConfig = field(default_factory=RelaxationConfig)
+    """Relaxation trains the discrete VAE, quantisation the two that have a codebook."""
     steps: int = 20_000
     batch: int = 32
     """Frames a step."""
+    mirror: bool = False
+    """Show half of the batches mirrored."""
     lr: float = 1e-4
     lr_floor: float = 0.0125
-    """Last rate as a share of the first; published 1e-4 to 1.25e-6."""
+    """Last rate as a share of the first; published for the discrete VAE: 1e-4 to 1.25e-6."""
+    warmup_share: float = 0.05
+    clip_norm: float = 100.0
+    """Longest gradient that is not cut. The bound's is long; a squared error's needs about 1."""
     optimizer: AdamWConfig = field(
         default_factory=lambda: AdamWConfig(betas=(0.9, 0.999), weight_decay=1e-4)
     )
-    temperature_end: float = 1 / 16
-    temperature_share: float = 0.125
-    """Share of the run over which the temperature falls from 1; published 150,000 of 1,200,000."""
-    kl_weight: float = 6.6
-    kl_share: float = 0.004
-    """Share of the run over which the divergence gains its weight; published 5,000 updates."""
-    balance_weight: float = 0.0
-    """Weight of the codes' balance; 0 is the published recipe, short runs need some."""
-    sharpness: float | None = None
-    """Start the codes on patches of the data (`DVAE.place_codes`); None starts at random."""
-    clip_frames: int = 3000
-    """Frames cut from the real clips."""
-    digit_frames: int = 3000
-    """Frames taken from moving digits."""
+    average_decay: float = 0.999
+    """Of the moving average of the weights, which is what is measured and saved."""
+    half: bool = False
+    """Round the weights to fp16 at the end and store them so."""
+    measure_every: int = 500
+    measure_frames: int = 64
+    """Held-out frames, spread evenly, that are measured during the run; at its end all are."""
     save_every: int = 1000
     log_every: int = 10
     precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every", "log_every"):
+        counts = ("steps", "batch", "save_every", "log_every", "measure_every", "measure_frames")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-        if max(self.clip_frames, self.digit_frames) < 10:
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay {self.average_decay} must lie in [0, 1)")
+        if isinstance(self.model, DVAEConfig) != isinstance(self.method, RelaxationConfig):
             raise ValueError(
-                f"clip_frames {self.clip_frames} and digit_frames {self.digit_frames}: at least 10 "
-                "of one, since a tenth as many are held out"
+                f"{type(self.method).__name__} does not train a {type(self.model).__name__}: "
+                "relaxation trains the discrete VAE, quantisation the VQ-VAE and the VQGAN"
             )
 
     def run(self, out: Path) -> dict[str, Any]:
-        """Train, save the tokenizer into `out`, and measure it on held-out frames.
+        """Train, save the tokenizer into `out`, and measure it on all held-out frames.
 
         Raises:
-            ValueError: if the data folder is not one.
+            ValueError: if there is nothing to train on.
             StoppedError: if it was asked to stop; it has saved.
         """
         with RunFolder.create(out, self) as folder, interruptible() as interruption:
@@ -83,164 +92,115 @@ class TokenizerTraining:
                 return folder.result("tokenizer")
             place = device()
             precision = resolve_precision(self.precision, place)
-            collection = Collection(self.data)
-            random = np.random.default_rng(self.seed)
-            frames = self._frames(collection, "pretrain", random)
-            held_out = self._frames(collection, "held-out", random, share=0.1)
+            frames, held_out = self.sources.read(np.random.default_rng(self.seed))
+            frames = frames.to(place)
             torch.manual_seed(self.seed)
-            model = self.model.build()
-            if self.sharpness is not None:
-                generator = torch.Generator().manual_seed(self.seed)
-                sample = frames[torch.randperm(len(frames), generator=generator)[:128]]
-                model.place_codes(sample, sharpness=self.sharpness, generator=generator)
-            model = model.to(place)
+            model: Any = self.model.build().to(place)
+            learner: Learner = self.method.build(model, frames, steps=self.steps, seed=self.seed)
             optimizer = self.optimizer.build(model)
-            training = Training(folder=folder, config=self, model=model, optimizer=optimizer)
+            average = Average(model, self.average_decay)
+            training = Training(
+                folder=folder,
+                config=self,
+                model=model,
+                optimizer=optimizer,
+                carried={"learner": learner, "average": average},
+            )
             done = training.resume()
             folder.rewind(done)
-            schedule = WarmupCosine(
-                peak=self.lr, warmup=self.steps // 20, steps=self.steps, floor=self.lr_floor
-            )
+            chosen = held_out[_spread(len(held_out), self.measure_frames)].to(place)
 
-            def objective(model: torch.nn.Module, batch: RelaxedFrames) -> Tensor:
+            def objective(model: Any, batch: FrameBatch) -> Tensor:
                 with compute(precision, place):
-                    return relaxed_bound(model, batch)
+                    return learner.objective(model, batch)
 
-            batches = self._batches(frames.to(place), done)
+            collapsed = False
             with bar("tokenizer", self.steps, done=done) as progress:
                 for step in train_steps(
                     model,
                     objective,
-                    batches,
+                    self._batches(frames, done),
                     optimizer,
-                    schedule,
+                    WarmupCosine(
+                        peak=self.lr,
+                        warmup=round(self.warmup_share * self.steps),
+                        steps=self.steps,
+                        floor=self.lr_floor,
+                    ),
                     steps=range(done, self.steps),
-                    clip_norm=100.0,
+                    clip_norm=self.clip_norm,
                 ):
-                    progress.advance(note=f"loss {step.loss.item():.3f}")
-                    if step.number % self.log_every == 0 or step.number == self.steps:
-                        self._log(folder, model, step.number, step.loss.item(), step.lr, held_out)
+                    average.update(model, step.number)
+                    progress.advance(note=f"loss {step.loss.item():.4f}")
+                    last = step.number == self.steps
+                    measured: dict[str, Any] = {}
+                    if step.number > learner.start and (
+                        last or step.number % self.measure_every == 0
+                    ):
+                        measured = self._measures(average.model, learner, chosen, step.number)
+                        if measured["collapsed"] and not collapsed:
+                            _say_collapse(step.number, measured["perplexity"], model.vocab_size)
+                        collapsed = measured["collapsed"]
+                    if measured or last or step.number % self.log_every == 0:
+                        loss = step.loss.item()
+                        folder.log(step=step.number, loss=loss, lr=step.lr, **measured)
                     if interruption.stopped or step.number % self.save_every == 0:
                         training.save(step.number)
                     if interruption.stopped and step.number < self.steps:
                         raise StoppedError(f"stopped at step {step.number}; saved in {out}")
-            model = model.cpu().eval().requires_grad_(False)
-            save_tokenizer(model, out)
-            result = measure_tokenizer(model, held_out)
-            write_png(out / "reconstructions.png", _side_by_side(model, held_out))
+            tokenizer: Any = average.model.cpu()
+            if self.half:
+                tokenizer = tokenizer.half().float()
+            save_tokenizer(tokenizer, out, half=self.half)
+            result = measure_tokenizer(tokenizer, held_out)
+            logged = folder.metrics()
+            result["collapsed_steps"] = [row["step"] for row in logged if row.get("collapsed")]
+            write_png(out / "reconstructions.png", side_by_side(tokenizer, held_out))
+            draw_curve(logged, out / "training.png", f"{tokenizer.name} on {len(frames):,} frames")
             folder.write_result("tokenizer", result)
-            _warn_of_collapse(result)
             return result
 
-    def _frames(
-        self, collection: Collection, part: Part, random: np.random.Generator, share: float = 1.0
-    ) -> UInt8[Tensor, "N H W 3"]:
-        """Random crops of real frames, and random frames of moving digits."""
-        side_px, chosen = collection.config.side_px, []
-        with Decoder() as decoder:
-            backgrounds = collection.backgrounds(decoder, part)
-            for _ in range(round(share * self.clip_frames)):
-                frames = backgrounds[random.integers(len(backgrounds))]
-                frame = frames[random.integers(len(frames))]
-                top, left = random.integers(frame.shape[0] - side_px + 1, size=2)
-                chosen.append(frame[top : top + side_px, left : left + side_px])
-            digits = collection.digits(decoder, "pretrain" if part == "pretrain" else "selection")
-        wanted = round(share * self.digit_frames)
-        # Four frames a clip: neighbours differ little, and making a clip costs a millisecond.
-        for index in range(-(-wanted // 4)):
-            clip = digits[index].clip.frames
-            chosen += list(clip[random.permutation(len(clip))[:4]].numpy())
-        return torch.from_numpy(np.stack(chosen))
-
-    def _batches(self, frames: UInt8[Tensor, "N H W 3"], first: int) -> Iterator[RelaxedFrames]:
+    def _batches(self, frames: UInt8[Tensor, "N H W 3"], first: int) -> Iterator[FrameBatch]:
         """Batches from step `first` on; each is a function of (seed, step) alone."""
         step = first
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             chosen = torch.randint(len(frames), (self.batch,), generator=generator)
-            yield self._relaxed(frames[chosen.to(frames.device)], step)
+            batch = frames[chosen.to(frames.device)]
+            if self.mirror and torch.rand((), generator=generator) < 0.5:
+                batch = batch.flip(2)
+            yield FrameBatch(frames=batch, step=step)
             step += 1
 
-    def _relaxed(self, frames: UInt8[Tensor, "B H W 3"], step: int) -> RelaxedFrames:
-        share = step / self.steps
-        return RelaxedFrames(
-            frames=frames,
-            temperature=cosine(1.0, self.temperature_end, share / self.temperature_share),
-            kl_weight=ramp(self.kl_weight, share / self.kl_share),
-            balance_weight=self.balance_weight,
-            seed=self.seed * 1_000_003 + step,
-        )
-
-    @torch.no_grad()
-    def _log(
-        self,
-        folder: RunFolder,
-        model: DVAE,
-        step: int,
-        loss: float,
-        lr: float,
-        held_out: UInt8[Tensor, "N H W 3"],
-    ) -> None:
-        """Log the loss of the step, and the terms and the use of codes on held-out frames."""
-        place = next(model.parameters()).device
-        relaxed = self._relaxed(held_out[:64].to(place), step)
-        terms = bound_terms(model, relaxed)
-        counts = code_counts(terms.codes, model.vocab_size)
-        folder.log(
-            step=step,
-            loss=loss,
-            nll=terms.nll.item(),
-            kl=terms.divergence.item(),
-            temperature=relaxed.temperature,
-            kl_weight=relaxed.kl_weight,
-            lr=lr,
-            perplexity=perplexity(counts),
-            used_codes=used_codes(counts),
-        )
+    def _measures(
+        self, model: Any, learner: Learner, frames: UInt8[Tensor, "B H W 3"], step: int
+    ) -> dict[str, float | bool]:
+        """Quality, use of codes and terms of the loss, on held-out frames."""
+        ids = model.encode(frames)
+        found = perplexity(code_counts(ids, model.vocab_size))
+        # Codes need a moment to spread: the first tenth of a run is not judged.
+        judged = step > self.steps // 10
+        return {
+            "psnr_db": float(psnr_db(frames, model.decode(ids)).mean()),
+            "perplexity": found,
+            "used_codes": used_codes(code_counts(ids, model.vocab_size)),
+            "collapsed": judged and is_collapsed(found, model.vocab_size, ids.numel()),
+            **learner.measures(model, frames, step),
+        }
 
 
-def measure_tokenizer(model: DVAE, frames: UInt8[Tensor, "N H W 3"]) -> dict[str, Any]:
-    """Reconstruction and use of codes on frames that training has not seen.
-
-    PSNR is the mean over frames, in dB; `psnr_db_mean_colour` is what painting each patch in its
-    mean colour would reach, with 24 bits a patch.
-    """
-    ids = model.encode(frames)
-    counts = code_counts(ids, model.vocab_size)
-    return {
-        "name": model.name,
-        "vocab_size": model.vocab_size,
-        "patch_px": model.patch_px,
-        "psnr_db": float(psnr_db(frames, model.decode(ids)).mean()),
-        "psnr_db_mean_colour": float(psnr_db(frames, _mean_colour(frames, model.patch_px)).mean()),
-        "perplexity": perplexity(counts),
-        "used_codes": used_codes(counts),
-        "frames": len(frames),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+def is_collapsed(found: float, vocab_size: int, places: int) -> bool:
+    """Whether a perplexity is below 5 % of what so many places could show."""
+    return found < COLLAPSED * min(vocab_size, places)
 
 
-def _mean_colour(frames: UInt8[Tensor, "T H W 3"], patch_px: int) -> UInt8[Tensor, "T H W 3"]:
-    pixels = frames.permute(0, 3, 1, 2).float()
-    small = torch.nn.functional.avg_pool2d(pixels, patch_px)
-    large = torch.nn.functional.interpolate(small, scale_factor=patch_px)
-    return large.round().byte().permute(0, 2, 3, 1)
+def _say_collapse(step: int, found: float, vocab_size: int) -> None:
+    console.print(
+        f"the codebook has collapsed: at step {step} its perplexity is {found:.1f} of "
+        f"{vocab_size} codes; lower the learning rate"
+    )
 
 
-def _side_by_side(model: DVAE, frames: UInt8[Tensor, "N H W 3"], count: int = 12) -> np.ndarray:
-    """Real frames on top, their reconstructions below, enlarged to be seen."""
-    chosen = frames[torch.linspace(0, len(frames) - 1, count).long()]
-    rows = [
-        np.concatenate(list(part.numpy()), axis=1)
-        for part in (chosen, model.decode(model.encode(chosen)))
-    ]
-    return np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1)
-
-
-def _warn_of_collapse(result: dict[str, Any]) -> None:
-    share = result["perplexity"] / result["vocab_size"]
-    if share < 0.02:
-        console.print(
-            f"the codebook has collapsed: perplexity {result['perplexity']:.1f} of "
-            f"{result['vocab_size']} codes; lower the learning rate or raise balance_weight"
-        )
+def _spread(count: int, wanted: int) -> Tensor:
+    """Places of at most `wanted` of so many frames, evenly apart."""
+    return torch.linspace(0, count - 1, min(count, wanted)).long()

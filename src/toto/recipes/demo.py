@@ -7,13 +7,11 @@ from toto.jobs.generate import Generate
 from toto.jobs.ingest import Ingest
 from toto.jobs.probe import Probe
 from toto.jobs.tokenize import Tokenize
-from toto.jobs.tokenizer import TokenizerTraining
+from toto.jobs.tokenizer_check import TokenizerCheck
 from toto.jobs.track import Track
 from toto.probe.fit import FitConfig
 from toto.recipes.pretrain import demo as demo_pretrain
 from toto.tasks.classification import Task
-from toto.tokenizers.dvae import DVAEConfig
-from toto.train.optimizer import AdamWConfig
 from toto.video.collection import CollectionConfig, DigitClips
 from toto.video.datasets.moving_digits import MOTIONS, MovingDigitsConfig
 
@@ -29,8 +27,8 @@ def demo() -> Demo:
     """
     return Demo(
         ingest=demo_ingest(),
-        tokenizer=demo_tokenizer(),
-        tokenize=Tokenize(data=RUN / "data", tokenizer=str(RUN / "tokenizer")),
+        tokenizer=TokenizerCheck(data=RUN / "data"),
+        tokenize=Tokenize(data=RUN / "data"),
         pretrain=demo_pretrain(),
         probe=demo_probe(),
         track=Track(run_folder=RUN / "pretrain", data=RUN / "data"),
@@ -58,30 +56,6 @@ def demo_ingest() -> Ingest:
             digits=MovingDigitsConfig(frames=FRAMES, side_px=SIDE_PX),
             digit_clips=DigitClips(pretrain=2900, train=600, selection=200, test=300),
         )
-    )
-
-
-def demo_tokenizer() -> TokenizerTraining:
-    """A discrete VAE of 0.3 M parameters and 512 codes, trained in under a minute.
-
-    Against the published recipe: one block a group, codes started on patches, balance of the
-    codes instead of the divergence (docs/log.md, 2026-11-20).
-
-    Command: toto tokenizer train demo --data runs/data --out runs/tokenizer
-    """
-    return TokenizerTraining(
-        data=RUN / "data",
-        model=DVAEConfig(vocab_size=512, width=16, decoder_stem=128, blocks_per_group=1),
-        steps=400,
-        batch=32,
-        lr=6e-3,
-        lr_floor=0.05,
-        optimizer=AdamWConfig(betas=(0.9, 0.999), weight_decay=1e-4),
-        temperature_share=0.8,
-        kl_weight=0.0,
-        balance_weight=0.1,
-        sharpness=20.0,
-        save_every=100,
     )
 
 

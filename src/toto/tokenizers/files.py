@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -17,19 +18,34 @@ from toto.runtime.durable import write_bytes, write_json
 from toto.tokenizers.base import Tokenizer
 from toto.tokenizers.dvae import DVAEConfig
 from toto.tokenizers.grey import GreyConfig
+from toto.tokenizers.vqgan import VQGANConfig
+from toto.tokenizers.vqvae import VQVAEConfig
 
 SCHEMA = 1
 TOKENIZERS: dict[str, type[Any]] = {
     "grey": GreyConfig,
     "dvae": DVAEConfig,
+    "vqgan": VQGANConfig,
+    "vqvae": VQVAEConfig,
 }
 """Name to config class; `config.build()` makes the tokenizer."""
+SHIPPED = "toto-8k"
+"""The tokenizer that comes with the package; its folder holds its model card."""
 WEIGHTLESS = frozenset({"grey"})
 """Those that can be opened by name alone."""
 
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer into `folder`, weights first, so that the JSON is what makes it count."""
+def save_tokenizer(tokenizer: Any, folder: Path, *, half: bool = False) -> None:
+    """Write a tokenizer into `folder`, weights first, so that the JSON is what makes it count.
+
+    Args:
+        tokenizer: any of `TOKENIZERS`.
+        folder: made if need be.
+        half: store the weights in fp16; they must be of that precision already.
+
+    Raises:
+        ValueError: if fp16 would change a weight, and with it the codes.
+    """
     description = {
         "schema": SCHEMA,
         "name": tokenizer.name,
@@ -39,12 +55,18 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, nn.Module):
         weights = {k: v.detach().cpu().contiguous() for k, v in tokenizer.state_dict().items()}
+        if half:
+            rounded = {name: weight.half() for name, weight in weights.items()}
+            changed = [k for k, v in weights.items() if not torch.equal(v, rounded[k].float())]
+            if changed:
+                raise ValueError(f"{changed[0]} is not in fp16; round the weights first")
+            weights = rounded
         write_bytes(folder / "weights.safetensors", save(weights))
     write_json(folder / "tokenizer.json", description)
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """Open a tokenizer by name (`grey`) or by the folder that holds it.
+    """Open a tokenizer by name (`toto-8k`, `grey`) or by the folder that holds it.
 
     Raises:
         ValueError: if there is none of that name or in that folder, or if its weights are not
@@ -53,12 +75,13 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     name = str(name_or_path)
     if name in WEIGHTLESS:
         return TOKENIZERS[name]().build()
-    folder = Path(name_or_path)
+    folder = Path(__file__).parent / SHIPPED if name == SHIPPED else Path(name_or_path)
     described = folder / "tokenizer.json"
     if not described.is_file():
         trained = " (it needs trained weights: give their folder)" if name in TOKENIZERS else ""
+        known = ", ".join(sorted({SHIPPED, *WEIGHTLESS}))
         raise ValueError(
-            f"no tokenizer {name!r}{trained}: known by name: {', '.join(sorted(WEIGHTLESS))}; "
+            f"no tokenizer {name!r}{trained}: known by name: {known}; "
             "or give a folder with tokenizer.json, as `toto tokenizer train` writes"
         )
     try:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 VERBS: dict[str, str] = {
     "demo": "the whole path, from videos to a report, in minutes",
     "ingest": "check every video of a folder once, in isolation",
-    "tokenizer": "`tokenizer train`: train a discrete VAE on the frames of a data folder",
+    "tokenizer": "train, convert, fetch or measure a tokenizer (toto tokenizer --help)",
     "tokenize": "turn a data folder into token shards",
     "pretrain": "train the decoder on the next token (recipes: toto list)",
     "probe": "what every layer knows of labelled clips, against an untrained model",
@@ -27,6 +27,13 @@ VERBS: dict[str, str] = {
     "list": "recipes, tokenizers, models, data sets, protocols",
     "show": "what a recipe costs: parameters, FLOPs, memory (toto show pretrain 1b)",
     "doctor": "versions, decoder, device, disk, packages known to break others",
+}
+TOKENIZER_VERBS: dict[str, str] = {
+    "train": "train one on images and clips (recipes: toto list)",
+    "convert": "published weights on this machine, such as encoder.pkl decoder.pkl",
+    "fetch": "download published weights and convert them, such as openai-dvae",
+    "stats": "n-grams, use of codes, stability and quality of one tokenizer",
+    "bench": "tokenizers side by side on the same images or clips",
 }
 # Threads spin briefly, then sleep, when they wait for each other. With one of 2 cores taken by
 # another program a training step of the demo is 4 times faster for it (7.6 k tokens/s against 2 k
@@ -119,7 +126,7 @@ def _run(verb: str, rest: list[str]) -> None:
         job, out = _parse(recipe(), rest, f"toto {verb}", Path("runs/pretrain"))
         result = job.run(out)
         if os.environ.get("RANK", "0") == "0":
-            _say(f"validation loss {_number(result['validation_loss'])} nats a token; {out}")
+            _say(f"validation loss {_number(result['validation_loss'])} {result['unit']}; {out}")
         if "RANK" in os.environ:
             _leave_at_once()
     else:
@@ -195,16 +202,45 @@ def _resolved(job: Any) -> Any:
 
 
 def _tokenizer(rest: list[str]) -> None:
-    if rest and rest[0] in HELP:
-        rest = ["train", *rest]
-    if not rest or rest[0] != "train":
-        fail(2, "`toto tokenizer` needs a verb: train")
-    from toto.recipes import TOKENIZER
+    """The verbs of `toto tokenizer`."""
+    if not rest or rest[0] in HELP:
+        width = max(map(len, TOKENIZER_VERBS)) + 2
+        _say("usage: toto tokenizer VERB [--field value ...]\n")
+        for name, what in TOKENIZER_VERBS.items():
+            _say(f"  {name:<{width}}{what}")
+        sys.exit(0 if rest else 2)
+    verb, rest = rest[0], rest[1:]
+    if verb not in TOKENIZER_VERBS:
+        known = ", ".join(TOKENIZER_VERBS)
+        fail(2, f"no verb {verb!r}{_near(verb, TOKENIZER_VERBS)}; `toto tokenizer` has: {known}")
+    program = f"toto tokenizer {verb}"
+    if verb == "train":
+        from toto.recipes import TOKENIZER
 
-    recipe, rest = _recipe(TOKENIZER, rest[1:], "tokenizer train", default="paper")
-    job, out = _parse(recipe(), rest, "toto tokenizer train", Path("runs/tokenizer"))
-    result = job.run(out)
-    _say(f"{result['psnr_db']:.1f} dB, {result['used_codes']} codes used; {out}")
+        recipe, rest = _recipe(TOKENIZER, rest, "tokenizer train", default="paper")
+        rest = _long_names(rest, images="--sources.images", clips="--sources.clips")
+        job, out = _parse(recipe(), rest, program, Path("runs/tokenizer"))
+        result = job.run(out)
+        _say(f"{result['psnr_db']:.1f} dB, {result['used_codes']} codes used; {out}")
+    elif verb in {"convert", "fetch"}:
+        from toto.jobs.convert import Convert, Fetch
+
+        verb_job = Convert if verb == "convert" else Fetch
+        job, out = _parse(verb_job, rest, program, Path("runs/tokenizer"))
+        job.run(out)
+        _say(f"open it with --tokenizer {out}")
+    elif verb == "stats":
+        from toto.jobs.tokenizer_stats import TokenizerStats
+        from toto.report.token_tables import stats_table
+
+        job, out = _parse(TokenizerStats(), rest, program, Path("runs/stats"))
+        _say(f"{stats_table(job.run(out))}\n{out}")
+    elif verb == "bench":
+        from toto.jobs.tokenizer_bench import TokenizerBench
+        from toto.report.token_tables import bench_table
+
+        job, out = _parse(TokenizerBench(), rest, program, Path("runs/bench"))
+        _say(f"{bench_table(job.run(out))}\n{out}")
 
 
 def _show(rest: list[str]) -> None:

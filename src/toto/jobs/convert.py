@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from toto.jobs.progress import bar, console
 from toto.tokenizers.convert import convert
 from toto.tokenizers.fetch import PUBLISHED, fetch
@@ -15,7 +17,7 @@ MEGABYTE = 1_000_000
 class Convert:
     """Convert weights that lie on this machine; nothing in them is run."""
 
-    files: tuple[Path, ...]
+    files: Positional[tuple[Path, ...]]
     """The weights, such as encoder.pkl decoder.pkl, in any order."""
     kind: str | None = None
     """What they are; told from their tensors when left out."""
@@ -40,7 +42,7 @@ class Convert:
 class Fetch:
     """Fetch published weights into the cache, and convert them."""
 
-    name: str
+    name: Positional[str]
     """Which: openai-dvae, flava-codebook, vqgan-f16-1024 or vqgan-f16-16384."""
     cache: Path | None = None
     """Where fetched files stay; $TOTO_CACHE or ~/.cache/toto when left out."""

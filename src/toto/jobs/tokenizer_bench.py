@@ -31,7 +31,7 @@ from toto.runtime.devices import device
 from toto.runtime.durable import write_bytes
 from toto.runtime.folder import RunFolder
 from toto.tokenizers import Tokenizer, load_tokenizer
-from toto.tokenizers.files import WEIGHTLESS
+from toto.tokenizers.files import BY_NAME
 
 SHOWN = 8
 BENCH_SIGMA = 1.0
@@ -51,7 +51,7 @@ class TokenizerBench(FrameSource):
         Raises:
             ValueError: if a tokenizer or the frames cannot be opened or do not fit each other.
         """
-        given = self.tokenizers or tuple(sorted(WEIGHTLESS))
+        given = self.tokenizers or BY_NAME
         tokenizers = {label: load_tokenizer(name) for label, name in labels(given).items()}
         for label, tokenizer in tokenizers.items():
             try:

@@ -27,7 +27,7 @@ from toto.jobs.token_measures import (
 from toto.report.token_plots import draw_comparison, draw_ngrams, draw_stability
 from toto.report.token_tables import row_label
 from toto.runtime.folder import RunFolder
-from toto.tokenizers import Tokenizer, load_tokenizer
+from toto.tokenizers import SHIPPED, Tokenizer, load_tokenizer
 
 SHOWN = 8
 
@@ -36,8 +36,8 @@ SHOWN = 8
 class TokenizerStats(FrameSource):
     """Count n-grams of tokens, and measure reconstruction, flicker and stability."""
 
-    tokenizer: str
-    """Folder of a trained tokenizer, or the name of one without weights."""
+    tokenizer: str = SHIPPED
+    """Folder of a tokenizer, or the name of one that comes with the package."""
 
     def run(self, out: Path) -> dict[str, Any]:
         """Write `results/tokenizer_stats.json`, and the pictures into `out`.

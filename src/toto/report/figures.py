@@ -39,10 +39,9 @@ def pretraining(training: Curve, validation: Curve | None, result: Pretrain) -> 
         axes.plot(*thin(training), color=ROLES["trained"])
         if validation is not None:
             axes.plot(validation.steps, validation.values, "D", color=ROLES["limit"])
-        _level(axes, result.uniform_loss, "uniform guess")
-        if result.unigram_loss is not None:
-            _level(axes, result.unigram_loss, "code frequencies only", below=True)
-        axes.set(title="Next-token loss", xlabel="optimiser step", ylabel="nats a token")
+        for number, (guess, loss) in enumerate(result.guesses):
+            _level(axes, loss, guess.removeprefix("a "), below=number > 0)
+        axes.set(title="Next-token loss", xlabel="optimiser step", ylabel=result.unit)
         _plain(axes)
 
     return render(draw, name="loss", label="Next-token loss against the optimiser step")
@@ -57,9 +56,9 @@ def loss_per_frame(result: Pretrain) -> Html:
             ("trained", result.loss_per_frame),
         ):
             axes.plot(_from_one(losses), _gaps(losses), "o-", color=ROLES[role])
-        if result.unigram_loss is not None:
-            _level(axes, result.unigram_loss, "code frequencies only")
-        axes.set(title="Loss by frame", xlabel="frame of the clip", ylabel="nats a token")
+        for guess, loss in result.guesses[-1:]:
+            _level(axes, loss, guess.removeprefix("a "))
+        axes.set(title="Loss by frame", xlabel="frame of the clip", ylabel=result.unit)
         _whole_frames(axes, result.loss_per_frame)
 
     return render(draw, name="frames", label="Loss against the place of the frame in its clip")

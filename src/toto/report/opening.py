@@ -69,7 +69,8 @@ def _numbers(report: Report) -> list[Html]:
     if pretrain is not None:
         speed = pretrain.tokens_per_s
         pace = f"{count(speed)} a second" if speed else f"over {pretrain.steps:,} steps"
-        loss = f"nats a token; {number(pretrain.uniform_loss)} is a uniform guess"
+        guesses = [f"; {number(loss)} for {name}" for name, loss in pretrain.guesses[:1]]
+        loss = "".join([pretrain.unit, *guesses])
         tiles.append(_tile("Model", count(pretrain.parameters), "parameters"))
         tiles.append(_tile("Tokens read in training", count(pretrain.tokens), pace))
         tiles.append(_tile("Held-out loss", number(pretrain.validation_loss), loss))

@@ -87,14 +87,28 @@ class Pretrain:
     steps: int
     tokens: int
     validation_loss: float
-    uniform_loss: float
+    unit: str = "nats a token"
+    """Of all losses here; a model of continuous patches has a squared error."""
+    uniform_loss: float | None = None
     """The loss of a guess that holds every code equally likely: log of the vocabulary."""
     unigram_loss: float | None = None
     """The loss of a guess that knows only how often each code occurs."""
+    zero_loss: float | None = None
+    """The squared error of a guess of each patch's own mean."""
     loss_per_frame: tuple[float | None, ...] = ()
     loss_per_frame_untrained: tuple[float | None, ...] = ()
     tokens_per_s: float | None = None
     precision: str = ""
+
+    @property
+    def guesses(self) -> tuple[tuple[str, float], ...]:
+        """What the guesses score that look at nothing before, the crudest first."""
+        known = (
+            ("a uniform guess", self.uniform_loss),
+            ("code frequencies only", self.unigram_loss),
+            ("each patch's own mean", self.zero_loss),
+        )
+        return tuple((name, loss) for name, loss in known if loss is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

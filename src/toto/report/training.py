@@ -83,24 +83,22 @@ def tokenizer(report: Report, result: Tokenizer) -> Html:
 def pretraining(report: Report, result: Pretrain) -> Html:
     """Show how the loss fell, against what simple guesses would score."""
     curves = report.pretrain_curves
-    below = "" if result.unigram_loss is None else f", {number(result.unigram_loss)} for a guess "
-    below += "" if result.unigram_loss is None else "from code frequencies alone"
+    guesses = ", ".join(f"{number(loss)} for {name}" for name, loss in result.guesses)
     intro = element(
         "p",
         f"{count(result.parameters)} parameters, {result.steps:,} steps, {count(result.tokens)} "
         f"tokens{f' in {result.precision}' if result.precision else ''}. Held-out loss "
-        f"{number(result.validation_loss)} nats a token, against {number(result.uniform_loss)} "
-        f"for a uniform guess{below}.",
+        f"{number(result.validation_loss)} {result.unit}, against {guesses}.",
     )
     if "loss" not in curves:
         return intro
     panel = figures.pretraining(curves["loss"], curves.get("validation_loss"), result)
     keys = legend(key("trained", "training clips"), key("limit", "held-out clips", "dot"))
     words = caption(
-        axes="Average surprise at the next code, in nats, against the optimiser step. Zero would "
-        "be perfect foresight. Long logs are averaged over short stretches.",
-        look="Below the line of code frequencies, the model uses what came before and not just "
-        "which codes are common. Held-out points that rise while the curve falls mean that it "
+        axes=f"Average loss at the next place, in {result.unit}, against the optimiser step. Zero "
+        "would be perfect foresight. Long logs are averaged over short stretches.",
+        look="Below the lowest dashed line, the model uses what came before and not just "
+        "what is common. Held-out points that rise while the curve falls mean that it "
         "learns the training clips by heart.",
         limits="A low loss may come from predicting still backgrounds; it does not prove that the "
         "model knows what moves. The probes below ask that.",
@@ -112,7 +110,7 @@ def redundancy(result: Pretrain) -> Html:
     """Show how much easier later frames are."""
     first, *_, last = result.loss_per_frame
     intro = (
-        f"The first frame costs {number(first)} nats a token, the last {number(last)}. "
+        f"The first frame costs {number(first)} {result.unit}, the last {number(last)}. "
         "Neighbouring frames look alike, so a model that looks back should find later "
         "frames easier. The paper's Figure 10 asks the same of its large model."
     )

@@ -32,6 +32,8 @@ TOKENIZERS: dict[str, type[Any]] = {
 SHIPPED = "toto-8k"
 """The tokenizer that comes with the package; its folder holds its model card."""
 WEIGHTLESS = frozenset({"grey"})
+"""Those that have none."""
+BY_NAME = (SHIPPED, *sorted(WEIGHTLESS))
 """Those that can be opened by name alone."""
 
 
@@ -79,9 +81,8 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     described = folder / "tokenizer.json"
     if not described.is_file():
         trained = " (it needs trained weights: give their folder)" if name in TOKENIZERS else ""
-        known = ", ".join(sorted({SHIPPED, *WEIGHTLESS}))
         raise ValueError(
-            f"no tokenizer {name!r}{trained}: known by name: {known}; "
+            f"no tokenizer {name!r}{trained}: known by name: {', '.join(BY_NAME)}; "
             "or give a folder with tokenizer.json, as `toto tokenizer train` writes"
         )
     try:

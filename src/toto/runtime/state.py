@@ -55,10 +55,12 @@ def restore_optimizer(
                     f"{name}/{key} is {tuple(saved[name][key].shape)}, the parameter "
                     f"{tuple(parameter.shape)}; build the model from the saved config"
                 )
-        on_device = moments | ({"step"} if group["capturable"] or group["fused"] else set())
-        states[parameter] = {
-            key: tensor.to(parameter.device if key in on_device else "cpu", copy=True)
-            for key, tensor in saved[name].items()
+        step_on_device = group["capturable"] or group["fused"]
+        step = saved[name]["step"].to(parameter.device if step_on_device else "cpu", copy=True)
+        # In the parameter's own memory format: the fused kernel pairs them by their place there.
+        states[parameter] = {"step": step} | {
+            key: torch.empty_like(parameter, requires_grad=False).copy_(saved[name][key])
+            for key in moments
         }
     optimizer.state.clear()
     optimizer.state.update({parameter: state for parameter, state in states.items() if state})

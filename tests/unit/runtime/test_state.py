@@ -47,6 +47,30 @@ def test_training_goes_on_bit_for_bit(options: dict[str, bool]) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}])
+def test_training_in_another_memory_format_goes_on_bit_for_bit(options: dict[str, bool]) -> None:
+    """The fused kernel pairs weights and moments by their place in memory, not by strides."""
+    net = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    picture = torch.randn(2, 4, 5, 5)
+
+    def one_step(net: nn.Module, optimizer: torch.optim.AdamW) -> None:
+        net(picture).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, **options)
+    one_step(net, optimizer)
+    # Files hold tensors row by row.
+    taken = {k: v.contiguous() for k, v in state.optimizer_tensors(optimizer, net).items()}
+    again = copy.deepcopy(net)
+    restored = torch.optim.AdamW(again.parameters(), lr=0.01, **options)
+    state.restore_optimizer(restored, again, taken)
+    for _ in range(3):
+        one_step(net, optimizer)
+        one_step(again, restored)
+    assert torch.equal(net.weight, again.weight)
+
+
 def test_restoring_shares_no_memory() -> None:
     net = model()
     optimizer = adamw(net)

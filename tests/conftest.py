@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)  # so that sums add in one order and tests beside each other do not crowd
 
@@ -21,3 +23,19 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no shared data at {root}; name its folder in TOTO_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def two_colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 60 images of 16 px, each of two colours that meet at right angles."""
+    folder, draw = tmp_path_factory.mktemp("two-colours"), np.random.default_rng(0)
+    for number in range(60):
+        one, other = draw.integers(0, 256, (2, 3))
+        x, y = draw.integers(2, 14, 2)
+        first = np.zeros((16, 16, 1), bool)
+        first[:y] = True
+        first[:, :x] ^= True
+        Image.fromarray(np.where(first, one, other).astype(np.uint8)).save(
+            folder / f"{number:02}.png"
+        )
+    return folder

@@ -102,8 +102,10 @@ def test_another_version_is_named(folder: Path) -> None:
 
 
 def test_an_unknown_kind_is_named(folder: Path) -> None:
-    edit(folder, name="vqgan")
-    with pytest.raises(ValueError, match=r"tokenizer 'vqgan', schema 1; .* of dvae, grey"):
+    edit(folder, name="magvit")
+    with pytest.raises(
+        ValueError, match=r"tokenizer 'magvit', schema 1; .* of dvae, grey, vqgan, vqvae"
+    ):
         load_tokenizer(folder)
 
 
@@ -135,5 +137,7 @@ def test_says_that_a_trained_tokenizer_has_no_name_alone() -> None:
 
 
 def test_says_what_is_known_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no tokenizer '.*nowhere': known by name: grey; or give"):
+    with pytest.raises(
+        ValueError, match=r"no tokenizer '.*nowhere': known by name: toto-8k, grey; or give"
+    ):
         load_tokenizer(tmp_path / "nowhere")

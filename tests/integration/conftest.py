@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_demo import demo_over, moving_picture
+from made_demo import demo_over, moving_picture, save_small_tokenizer
 
 from toto.jobs.tokenize import Tokenize
 from toto.video.write import write_mp4
@@ -19,10 +19,18 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of 32 codes; the shipped one has more than these runs can learn."""
+    folder = tmp_path_factory.mktemp("small") / "tokenizer"
+    save_small_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(videos: Path, small_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished demo; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("finished") / "demo"
-    demo_over(videos).run(folder)
+    demo_over(videos, small_tokenizer).run(folder)
     return folder
 
 

@@ -4,11 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from toto.jobs.demo import Demo
 from toto.probe.fit import FitConfig
 from toto.recipes import DEMO, PRETRAIN
-from toto.tokenizers.dvae import DVAEConfig
+from toto.tokenizers import VQVAEConfig, save_tokenizer
+from toto.train.learner import FrameBatch
+from toto.train.quantisation import QuantisationConfig
 from toto.video.collection import DigitClips
 
 SIDE_PX, FRAMES = 32, 4
@@ -21,7 +24,19 @@ def moving_picture(frames: int, speed: int) -> np.ndarray:
     return (np.stack(colours, axis=-1) % 256).astype(np.uint8)
 
 
-def demo_over(videos: Path) -> Demo:
+def save_small_tokenizer(folder: Path) -> None:
+    """A VQ-VAE of 32 codes whose network is random and whose codes are centres of what it says."""
+    torch.manual_seed(0)
+    model = VQVAEConfig(
+        vocab_size=32, code_width=4, width=32, residual_width=8, encoder_blocks=1, decoder_blocks=1
+    ).build()
+    frames = torch.from_numpy(moving_picture(40, 1)[:, :SIDE_PX, :SIDE_PX].copy())
+    learner = QuantisationConfig(free_share=0.0).build(model, frames, steps=10, seed=0)
+    learner.objective(model, FrameBatch(frames=frames, step=0))
+    save_tokenizer(model, folder)
+
+
+def demo_over(videos: Path, tokenizer: Path) -> Demo:
     """The demo's stages, each a hundredth of its size."""
     whole, tiny = DEMO["demo"](), PRETRAIN["tiny"]()
     collection = whole.ingest.collection
@@ -41,15 +56,9 @@ def demo_over(videos: Path) -> Demo:
             ),
         ),
         tokenizer=replace(
-            whole.tokenizer,
-            model=DVAEConfig(vocab_size=32, width=4, decoder_stem=8, blocks_per_group=1),
-            steps=6,
-            batch=8,
-            clip_frames=64,
-            digit_frames=64,
-            log_every=2,
-            save_every=3,
+            whole.tokenizer, tokenizer=str(tokenizer), clip_frames=64, digit_frames=64
         ),
+        tokenize=replace(whole.tokenize, tokenizer=str(tokenizer)),
         pretrain=replace(
             tiny,
             model=replace(tiny.model, vocab_size=35, context=66),

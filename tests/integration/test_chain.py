@@ -100,23 +100,25 @@ def test_probe_scores_recompute_from_the_predictions(finished: Path) -> None:
                 assert sum(right) / len(right) == pytest.approx(choice["test"])
 
 
-def test_a_second_run_does_nothing_but_the_report(finished: Path, videos: Path) -> None:
+def test_a_second_run_does_nothing_but_the_report(
+    finished: Path, videos: Path, small_tokenizer: Path
+) -> None:
     before, report = changed(finished), (finished / "report.html").stat().st_mtime_ns
-    demo_over(videos).run(finished)
+    demo_over(videos, small_tokenizer).run(finished)
     assert changed(finished) == before
     assert stages(finished) == STAGES
     assert (finished / "report.html").stat().st_mtime_ns > report
 
 
 def test_a_stage_whose_folder_was_removed_runs_again_and_no_other(
-    finished: Path, videos: Path, tmp_path: Path
+    finished: Path, videos: Path, small_tokenizer: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "demo"
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / "probe")
     before = changed(folder)
     # The stages before it are named by their paths, which are those of the copy.
-    demo_over(videos).run(folder)
+    demo_over(videos, small_tokenizer).run(folder)
     after = changed(folder)
     assert stages(folder) == [*STAGES, "probe"]
     assert {name for name in after if after[name] != before.get(name)} == {
@@ -126,15 +128,17 @@ def test_a_stage_whose_folder_was_removed_runs_again_and_no_other(
     assert probes[0] == probes[1]
 
 
-def test_a_demo_of_other_videos_is_refused(finished: Path, videos: Path, tmp_path: Path) -> None:
+def test_a_demo_of_other_videos_is_refused(
+    finished: Path, videos: Path, small_tokenizer: Path, tmp_path: Path
+) -> None:
     shutil.copytree(videos, tmp_path / "others")
     with pytest.raises(ValueError, match=r"another config \(ingest\.collection\.videos"):
-        demo_over(tmp_path / "others").run(finished)
+        demo_over(tmp_path / "others", small_tokenizer).run(finished)
 
 
-def test_a_mistyped_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_mistyped_folder_leaves_nothing_behind(small_tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no/such is not a folder; point to a folder with videos"):
-        demo_over(tmp_path / "no/such").run(tmp_path / "demo")
+        demo_over(tmp_path / "no/such", small_tokenizer).run(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
 
 
@@ -154,7 +158,7 @@ def test_load_gives_features_of_every_layer(finished: Path) -> None:
 
 def test_features_of_a_frame_do_not_see_later_frames(finished: Path) -> None:
     model = toto.load(finished / "pretrain")
-    # Black and white: noise may read as one code throughout to a tokenizer of six steps.
+    # Black and white: noise may read as one code throughout to an untrained tokenizer.
     video = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     other = video.clone()
     other[3] = 255
@@ -187,14 +191,17 @@ def test_generate_gives_the_new_frames_and_the_same_ones_for_the_same_seed(finis
         model.generate(video, 3)
 
 
-def test_the_tokenizer_of_a_run_is_the_one_that_was_trained(finished: Path) -> None:
-    trained = toto.load_tokenizer(finished / "tokenizer")
+def test_the_tokenizer_of_a_run_is_the_one_that_was_given(
+    finished: Path, small_tokenizer: Path
+) -> None:
+    given = toto.load_tokenizer(small_tokenizer)
     video = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
-    ids = trained.encode(video)
+    ids = given.encode(video)
     assert ids.shape == (2, 4, 4)
-    assert trained.decode(ids).shape == video.shape
+    assert given.decode(ids).shape == video.shape
     ours = toto.load(finished / "pretrain").tokenizer
-    assert ours.digest() == trained.digest()
+    assert ours.digest() == given.digest()
+    assert toto.load_tokenizer(finished / "shards" / "tokenizer").digest() == given.digest()
     assert torch.equal(ours.encode(video), ids)
     assert toto.load_tokenizer("grey").vocab_size == 16
 
@@ -214,15 +221,18 @@ def test_load_refuses_folders_that_are_no_runs(finished: Path, tmp_path: Path) -
         toto.nothing  # noqa: B018
 
 
-def test_the_saved_configs_are_those_that_were_asked_for(finished: Path, videos: Path) -> None:
+def test_the_saved_configs_are_those_that_were_asked_for(
+    finished: Path, videos: Path, small_tokenizer: Path
+) -> None:
+    asked = demo_over(videos, small_tokenizer)
     saved = json.loads((finished / "config.json").read_text())
     assert saved["kind"] == "Demo"
-    assert list(saved["config"]) == [f.name for f in dataclasses.fields(demo_over(videos))]
+    assert list(saved["config"]) == [f.name for f in dataclasses.fields(asked)]
     own = json.loads((finished / "pretrain" / "config.json").read_text())
     assert own["config"]["shards"] == str(finished / "shards")
 
 
 def _with_tokenizer(finished: Path, copy: Path) -> Path:
     shutil.copytree(finished / "probe", copy)
-    shutil.copytree(finished / "tokenizer", copy / "tokenizer")
+    shutil.copytree(finished / "shards" / "tokenizer", copy / "tokenizer")
     return copy

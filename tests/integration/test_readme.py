@@ -16,19 +16,19 @@ SMALL_DATA = (
     "--{0}digit-clips.pretrain 8 --{0}digit-clips.train 20 "
     "--{0}digit-clips.selection 10 --{0}digit-clips.test 10"
 )
-SMALL_TOKENIZER = "--{0}steps 6 --{0}batch 4 --{0}clip-frames 40 --{0}digit-frames 40"
+SMALL_FRAMES = "--{0}clip-frames 40 --{0}digit-frames 40"
 SMALL_TRACK = "--{0}selection-clips 2 --{0}test-clips 2"
 SMALLER = {
     "demo": " ".join(
         [
             SMALL_DATA.format("ingest.collection."),
-            SMALL_TOKENIZER.format("tokenizer."),
+            SMALL_FRAMES.format("tokenizer."),
             "--pretrain.steps 3 --pretrain.warmup 1 --probe.fit.epochs 1",
             SMALL_TRACK.format("track."),
         ]
     ),
     "ingest": SMALL_DATA.format("collection."),
-    "tokenizer": SMALL_TOKENIZER.format(""),
+    "tokenizer train": "--steps 6 --batch 4 " + SMALL_FRAMES.format("sources."),
     "pretrain": "--steps 3 --warmup 1",
     "probe": "--fit.epochs 1",
     "track": SMALL_TRACK.format(""),
@@ -58,7 +58,8 @@ def test_the_commands_run_in_order(somewhere: Path, monkeypatch: pytest.MonkeyPa
     assert set(verbs) >= set(cli.VERBS) - {"list"}
     monkeypatch.chdir(somewhere)
     for command in found:
-        words = [*command, *shlex.split(SMALLER.get(command[0], ""))]
+        verb = " ".join(command[:2]) if command[0] == "tokenizer" else command[0]
+        words = [*command, *shlex.split(SMALLER.get(verb, ""))]
         monkeypatch.setattr(sys, "argv", ["toto", *words])
         cli.main()  # ends with SystemExit if anything is refused
     assert (somewhere / "runs/mine/report.html").is_file()

@@ -175,7 +175,7 @@ def test_tokens_wider_than_the_clips_are_refused(
 ) -> None:
     arguments = ["tokenize", "--data", finished / "data", "--tokenizer", "gray"]
     line = refused([*arguments, "--out", tmp_path / "out"], monkeypatch, capsys)
-    assert line.startswith("no tokenizer 'gray': known by name: grey; or give a folder")
+    assert line.startswith("no tokenizer 'gray': known by name: toto-8k, grey; or give a fol")
 
 
 def test_a_file_system_that_takes_no_more_is_one_line(grey_shards: Path, tmp_path: Path) -> None:

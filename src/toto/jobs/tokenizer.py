@@ -1,6 +1,6 @@
 """`toto tokenizer train`: train a discrete VAE, a VQ-VAE or a VQGAN on images and clips."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from toto.runtime.folder import RunFolder
 from toto.tokenizers import DVAEConfig, VQGANConfig, VQVAEConfig, save_tokenizer
 from toto.train.average import Average
 from toto.train.learner import FrameBatch, Learner
-from toto.train.loop import train_steps
+from toto.train.loop import Step, train_steps
 from toto.train.optimizer import AdamWConfig
 from toto.train.quantisation import QuantisationConfig
 from toto.train.relaxation import RelaxationConfig
@@ -84,7 +84,8 @@ class TokenizerTraining:
         """Train, save the tokenizer into `out`, and measure it on all held-out frames.
 
         Raises:
-            ValueError: if there is nothing to train on.
+            ValueError: if there is nothing to train on, its squares do not divide into the
+                tokenizer's patches, or training diverged.
             StoppedError: if it was asked to stop; it has saved.
         """
         with RunFolder.create(out, self) as folder, interruptible() as interruption:
@@ -92,10 +93,15 @@ class TokenizerTraining:
                 return folder.result("tokenizer")
             place = device()
             precision = resolve_precision(self.precision, place)
-            frames, held_out = self.sources.read(np.random.default_rng(self.seed))
-            frames = frames.to(place)
             torch.manual_seed(self.seed)
             model: Any = self.model.build().to(place)
+            if self.sources.side_px % model.patch_px:
+                raise ValueError(
+                    f"squares of {self.sources.side_px} px do not divide into the tokenizer's "
+                    f"patches of {model.patch_px} px; choose another --sources.side-px"
+                )
+            frames, held_out = self.sources.read(np.random.default_rng(self.seed))
+            frames = frames.to(place)
             learner: Learner = self.method.build(model, frames, steps=self.steps, seed=self.seed)
             optimizer = self.optimizer.build(model)
             average = Average(model, self.average_decay)
@@ -114,22 +120,24 @@ class TokenizerTraining:
                 with compute(precision, place):
                     return learner.objective(model, batch)
 
+            schedule = WarmupCosine(
+                peak=self.lr,
+                warmup=round(self.warmup_share * self.steps),
+                steps=self.steps,
+                floor=self.lr_floor,
+            )
+            steps = train_steps(
+                model,
+                objective,
+                self._batches(frames, done),
+                optimizer,
+                schedule,
+                steps=range(done, self.steps),
+                clip_norm=self.clip_norm,
+            )
             collapsed = False
             with bar("tokenizer", self.steps, done=done) as progress:
-                for step in train_steps(
-                    model,
-                    objective,
-                    self._batches(frames, done),
-                    optimizer,
-                    WarmupCosine(
-                        peak=self.lr,
-                        warmup=round(self.warmup_share * self.steps),
-                        steps=self.steps,
-                        floor=self.lr_floor,
-                    ),
-                    steps=range(done, self.steps),
-                    clip_norm=self.clip_norm,
-                ):
+                for step in _until_divergence(steps, done, schedule):
                     average.update(model, step.number)
                     progress.advance(note=f"loss {step.loss.item():.4f}")
                     last = step.number == self.steps
@@ -192,6 +200,24 @@ class TokenizerTraining:
 def is_collapsed(found: float, vocab_size: int, places: int) -> bool:
     """Whether a perplexity is below 5 % of what so many places could show."""
     return found < COLLAPSED * min(vocab_size, places)
+
+
+def _until_divergence(
+    steps: Iterator[Step], done: int, schedule: Callable[[int], float]
+) -> Iterator[Step]:
+    """Pass steps on; a gradient that is not finite becomes a line that the user can act on."""
+    number = done
+    try:
+        for step in steps:
+            number = step.number
+            yield step
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        raise ValueError(
+            f"training diverged: the gradient of step {number + 1} is not finite, at a learning "
+            f"rate of {schedule(number):.3g}; lower --lr and begin again in another --out"
+        ) from error
 
 
 def _say_collapse(step: int, found: float, vocab_size: int) -> None:

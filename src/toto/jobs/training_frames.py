@@ -37,8 +37,8 @@ class FrameSources:
     def __post_init__(self) -> None:
         if self.side_px < 8:
             raise ValueError(f"side_px {self.side_px} must be at least 8")
-        if not 0 < self.held_out_images < 1:
-            raise ValueError(f"held_out_images {self.held_out_images} must lie in (0, 1)")
+        if not 0 < self.held_out_images <= 0.5:
+            raise ValueError(f"held_out_images {self.held_out_images} must lie in (0, 0.5]")
         for name in ("clip_frames", "digit_frames"):
             if 0 < getattr(self, name) < 10 or getattr(self, name) < 0:
                 raise ValueError(

@@ -109,7 +109,7 @@ def demo() -> Pretrain:
     return Pretrain(
         shards=Path("runs/demo/shards"),
         model=LlamaConfig(
-            vocab_size=515,
+            vocab_size=8195,
             width=128,
             depth=6,
             heads=2,

@@ -50,6 +50,11 @@ class DiscriminatorConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
 
+    @property
+    def least_px(self) -> int:
+        """Side of the smallest picture that gets a score."""
+        return 3 * 2**self.layers
+
     def build(self) -> "Discriminator":
         """Make the discriminator of these sizes, with fresh weights."""
         return Discriminator(self)
@@ -63,7 +68,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        self.least_px = 3 * 2**config.layers
+        self.least_px = config.least_px
         widths = [config.channels * min(2**n, 8) for n in range(config.layers + 1)]
         parts: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1)]
         for number, (channels, filters) in enumerate(pairwise(widths), start=1):

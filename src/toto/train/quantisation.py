@@ -85,9 +85,9 @@ class QuantisationConfig:
     def __post_init__(self) -> None:
         if not 0 < self.decay < 1:
             raise ValueError(f"decay {self.decay} must lie in (0, 1)")
-        for name in ("free_share", "restart_below", "restart_until"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1]")
+        for name, most in (("free_share", 0.5), ("restart_below", 1), ("restart_until", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in [0, {most:g}]")
         if self.commitment < 0:
             raise ValueError(f"commitment {self.commitment} must not be negative")
 
@@ -126,6 +126,12 @@ class Quantisation:
     ) -> None:
         if getattr(model.config, "unit_codes", False):
             raise ValueError("codes of length 1 can be converted, not trained: set unit_codes off")
+        least_px = config.adversarial.discriminator.least_px if config.adversarial.weight else 0
+        if frames.shape[1] < least_px:
+            raise ValueError(
+                f"frames of {frames.shape[1]} px are too small for this discriminator, which needs "
+                f"{least_px} px a side; give it fewer layers"
+            )
         self.config = config
         self.frames = frames
         self.seed = seed

@@ -13,6 +13,8 @@ from toto.jobs.tokenize import Tokenize
 from toto.jobs.tokenizer import TokenizerTraining
 from toto.jobs.track import Track
 from toto.recipes import PRETRAIN, demo_probe
+from toto.tokenizers import VQVAEConfig
+from toto.train.quantisation import QuantisationConfig
 from toto.video.collection import CollectionConfig
 from toto.video.datasets.moving_digits import MovingDigitsConfig
 
@@ -41,12 +43,23 @@ def probe(**changes: object) -> Probe:
         (lambda: probe(tasks=()), "the probe has no task"),
         (lambda: probe(seeds=(3,)), r"seeds \(3,\): the spread of the scores needs at least 2"),
         (lambda: Tokenize(data=HERE, tokenizer="grey", crops=0), "crops 0 must be at least 1"),
-        (lambda: TokenizerTraining(data=HERE, steps=0), "steps 0 must be at least 1"),
-        (lambda: TokenizerTraining(data=HERE, batch=0), "batch 0 must be at least 1"),
-        (lambda: TokenizerTraining(data=HERE, save_every=0), "save_every 0 must be at least 1"),
+        (lambda: TokenizerTraining(steps=0), "steps 0 must be at least 1"),
+        (lambda: TokenizerTraining(batch=0), "batch 0 must be at least 1"),
+        (lambda: TokenizerTraining(save_every=0), "save_every 0 must be at least 1"),
+        (lambda: TokenizerTraining(log_every=0), "log_every 0 must be at least 1"),
+        (lambda: TokenizerTraining(measure_every=0), "measure_every 0 must be at least 1"),
+        (lambda: TokenizerTraining(measure_frames=0), "measure_frames 0 must be at least 1"),
         (
-            lambda: TokenizerTraining(data=HERE, clip_frames=9, digit_frames=0),
-            "clip_frames 9 and digit_frames 0: at least 10 of one",
+            lambda: TokenizerTraining(average_decay=1.0),
+            r"average_decay 1.0 must lie in \[0, 1\)",
+        ),
+        (
+            lambda: TokenizerTraining(method=QuantisationConfig()),
+            "QuantisationConfig does not train a DVAEConfig: relaxation trains the discrete VAE",
+        ),
+        (
+            lambda: TokenizerTraining(model=VQVAEConfig()),
+            "RelaxationConfig does not train a VQVAEConfig: .* quantisation the VQ-VAE and",
         ),
         (
             lambda: Track(run_folder=HERE, data=HERE, test_clips=0),

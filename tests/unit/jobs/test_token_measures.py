@@ -237,6 +237,6 @@ def test_what_cannot_be_measured_is_refused(images: Path, clips: Path, tmp_path:
         film.unlink()
     with pytest.raises(ValueError, match=r"none of 1 files is a video; the first, .*notes\.txt"):
         FrameSource(clips=clips).read()
-    with pytest.raises(ValueError, match="grey: frames of 20 px do not divide"):
+    with pytest.raises(ValueError, match="toto-8k: frames of 20 px do not divide"):
         TokenizerBench(images=images, side_px=20).run(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,20 +1,17 @@
 """What is measured of a tokenizer, with codes and pictures whose numbers are known by hand."""
 
 import math
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from toto.jobs.progress import bar
-from toto.jobs.tokenizer import (
-    TokenizerTraining,
-    _mean_colour,
-    _warn_of_collapse,
-    measure_tokenizer,
-)
+from toto.jobs.tokenizer import TokenizerTraining, _until_divergence, is_collapsed
+from toto.jobs.tokenizer_measures import mean_colour, measure_tokenizer, side_by_side
 from toto.tokenizers.dvae import DVAE, DVAEConfig
+from toto.train.loop import Step
 
 
 class Ramp(DVAE):
@@ -47,38 +44,88 @@ def test_the_mean_colour_of_each_patch() -> None:
     frames = torch.zeros(1, 8, 16, 3, dtype=torch.uint8)
     frames[0, :4, :8] = 100
     frames[0, :, 8:, 1] = 7
-    painted = _mean_colour(frames, 8)
+    painted = mean_colour(frames, 8)
     assert painted.shape == frames.shape
     assert (painted[0, :, :8] == 50).all()
     assert (painted[0, :, 8:] == torch.tensor([0, 7, 0], dtype=torch.uint8)).all()
 
 
-def test_a_collapsed_codebook_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    _warn_of_collapse({"perplexity": 3.0, "vocab_size": 100})
-    assert capsys.readouterr().err == ""
-    _warn_of_collapse({"perplexity": 1.0, "vocab_size": 100})
-    said = " ".join(capsys.readouterr().err.split())
-    assert "the codebook has collapsed: perplexity 1.0 of 100 codes; lower the learning" in said
+def test_a_picture_shows_frames_above_what_is_left_of_them() -> None:
+    frames = torch.arange(30, dtype=torch.uint8)[:, None, None, None].repeat(1, 8, 8, 3) + 100
+    picture = side_by_side(ramp(), frames, count=3)
+    assert picture.shape == (2 * 2 * 8, 2 * 3 * 8, 3)
+    # The first, the middle and the last; a patch is drawn at twice its size.
+    assert picture[0, ::16, 0].tolist() == [100, 114, 129]
+    assert picture[16, ::16, 0].tolist() == [95, 109, 124]
+    # Fewer frames than places are shown more than once.
+    assert side_by_side(ramp(), frames[:2]).shape == (32, 2 * 12 * 8, 3)
 
 
-def test_batches_are_a_function_of_seed_and_step_and_follow_the_schedules() -> None:
-    job = TokenizerTraining(
-        data=Path("data"), steps=100, batch=4, temperature_share=0.5, kl_share=0.2, seed=3
-    )
+@pytest.mark.parametrize(
+    ("found", "vocab_size", "places", "collapsed"),
+    [
+        (4.9, 100, 1000, True),
+        (5.0, 100, 1000, False),
+        # Twenty places cannot show more than twenty codes.
+        (0.9, 8192, 20, True),
+        (1.0, 8192, 20, False),
+        (1.0, 512, 1000, True),
+    ],
+)
+def test_collapsed_is_below_a_twentieth_of_what_could_be(
+    found: float, vocab_size: int, places: int, collapsed: bool
+) -> None:
+    assert is_collapsed(found, vocab_size, places) == collapsed
+
+
+def test_batches_are_a_function_of_seed_and_step() -> None:
+    job = TokenizerTraining(batch=4, seed=3)
     frames = torch.randint(256, (50, 8, 8, 3), dtype=torch.uint8)
     whole, late = job._batches(frames, 0), job._batches(frames, 60)
     batches = [next(whole) for _ in range(62)]
+    assert [batch.step for batch in batches] == list(range(62))
     for step in (60, 61):
         resumed = next(late)
+        assert resumed.step == step
         assert torch.equal(resumed.frames, batches[step].frames)
-        assert resumed.seed == batches[step].seed
     assert not torch.equal(batches[0].frames, batches[1].frames)
-    assert batches[0].temperature == 1.0
-    assert batches[25].temperature == pytest.approx((1 + 1 / 16) / 2)
-    assert batches[50].temperature == batches[61].temperature == pytest.approx(1 / 16)
-    assert batches[0].kl_weight == 0.0
-    assert batches[10].kl_weight == pytest.approx(3.3)
-    assert batches[20].kl_weight == batches[61].kl_weight == pytest.approx(6.6)
+    other = next(TokenizerTraining(batch=4, seed=4)._batches(frames, 0))
+    assert not torch.equal(other.frames, batches[0].frames)
+
+
+def test_half_of_the_batches_are_mirrored_when_asked() -> None:
+    frames = torch.randint(256, (50, 8, 8, 3), dtype=torch.uint8)
+    plain = TokenizerTraining(batch=4)._batches(frames, 0)
+    mirrored = TokenizerTraining(batch=4, mirror=True)._batches(frames, 0)
+    turned = 0
+    for _ in range(100):
+        one, other = next(plain).frames, next(mirrored).frames
+        turned += torch.equal(one.flip(2), other)
+        assert torch.equal(one, other) or torch.equal(one.flip(2), other)
+    assert 30 < turned < 70
+
+
+def steps(error: Exception) -> Iterator[Step]:
+    for number in (8, 9):
+        yield Step(number=number, loss=torch.zeros(()), grad_norm=torch.zeros(()), lr=1.0)
+    raise error
+
+
+def test_a_gradient_that_is_not_finite_is_a_divergence_and_nothing_else_is() -> None:
+    seen: list[int] = []
+
+    def run(error: Exception) -> None:
+        seen.extend(step.number for step in _until_divergence(steps(error), 7, lambda n: n / 4))
+
+    with pytest.raises(
+        ValueError,
+        match=r"training diverged: the gradient of step 10 is not finite, at a learning rate of "
+        r"2\.25; lower --lr and begin again in another --out",
+    ):
+        run(RuntimeError("The total norm of order 2.0 for gradients is non-finite, so it cannot"))
+    assert seen == [8, 9]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(RuntimeError("out of memory"))
 
 
 def test_a_bar_passes_items_through_and_can_be_hidden(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The recipes of the paper hold the paper's values (docs/paper.md, rows T1, D, M and O)."""
 
+import inspect
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,8 @@ import pytest
 from toto import cli
 from toto.data.layout import Layout
 from toto.models.flops import model_cost
-from toto.recipes import DEMO, PRETRAIN, demo_probe
+from toto.recipes import DEMO, PRETRAIN, TOKENIZER, demo_probe
+from toto.tokenizers import load_tokenizer
 from toto.train.schedule import WarmupCosine
 
 PAPER = {
@@ -62,9 +65,10 @@ def test_the_mixture_is_the_papers(name: str) -> None:
 
 def test_the_demo_fits_together() -> None:
     demo = DEMO["demo"]()
-    collection, model = demo.ingest.collection, demo.tokenizer.model
-    side = collection.side_px // 8
-    layout = Layout(demo.pretrain.layout, codes=model.vocab_size, frame_tokens=side**2)
+    collection, tokenizer = demo.ingest.collection, load_tokenizer(demo.tokenize.tokenizer)
+    assert demo.tokenizer.tokenizer == demo.tokenize.tokenizer
+    side = collection.side_px // tokenizer.patch_px
+    layout = Layout(demo.pretrain.layout, codes=tokenizer.vocab_size, frame_tokens=side**2)
     assert demo.pretrain.model.vocab_size == layout.vocab_size
     assert demo.pretrain.model.context == layout.length
     assert demo.pretrain.layout.frames == collection.frames
@@ -74,9 +78,13 @@ def test_the_demo_fits_together() -> None:
 
 def commands() -> list[str]:
     """The command in the docstring of every recipe."""
-    recipes: list[Callable[[], Any]] = [*PRETRAIN.values(), *DEMO.values(), demo_probe]
-    lines = [line.strip() for recipe in recipes for line in (recipe.__doc__ or "").splitlines()]
-    return [line.removeprefix("Command: ") for line in lines if line.startswith("Command: ")]
+    recipes: list[Callable[[], Any]] = [
+        *(*PRETRAIN.values(), *TOKENIZER.values(), *DEMO.values(), demo_probe)
+    ]
+    texts = [inspect.getdoc(recipe) or "" for recipe in recipes]
+    # A command may go on in lines that are indented.
+    found = [re.search(r"^Command: (.*(?:\n +.*)*)", text, flags=re.MULTILINE) for text in texts]
+    return [match.group(1) for match in found if match]
 
 
 class Parsed(BaseException):
@@ -101,4 +109,4 @@ def test_the_command_of_a_recipe_can_be_typed(
 
 
 def test_every_recipe_says_its_command() -> None:
-    assert len(commands()) == len(PRETRAIN) + len(DEMO) + 1
+    assert len(commands()) == len(PRETRAIN) + len(TOKENIZER) + len(DEMO) + 1

@@ -9,7 +9,17 @@ import torch
 from toto.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer
 
 SMALL: dict[str, dict[str, Any]] = {
-    "dvae": {"vocab_size": 64, "width": 8, "decoder_stem": 8, "blocks_per_group": 1}
+    "dvae": {"vocab_size": 64, "width": 8, "decoder_stem": 8, "blocks_per_group": 1},
+    "vqgan": {
+        "vocab_size": 64,
+        "channels": 32,
+        "multipliers": (1, 1, 1),
+        "blocks_per_level": 1,
+        "attention_levels": (),
+        "z_channels": 8,
+        "code_width": 8,
+    },
+    "vqvae": {"vocab_size": 64, "width": 32, "residual_width": 8, "code_width": 4},
 }
 """Sizes that are fast, for those whose defaults are not."""
 

@@ -25,7 +25,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 faults: $(VENV)/.dev
@@ -44,3 +44,9 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.core
+
+# Peers that declare torchvision, which must not come in, stand apart and without dependencies.
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --target $(VENV)/bench-packages attrs requests
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps --target $(VENV)/bench-packages DALL-E==0.1
+	touch $@

@@ -4,6 +4,8 @@ The encoder against transformers' FLAVA codebook, which is DALL-E's encoder; the
 library has, against a computation from its published description (docs/paper.md, K rows).
 """
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,11 @@ from torch import Tensor
 
 from toto.tokenizers import DVAE, DVAEConfig
 from toto.tokenizers.dvae import map_pixels
+from toto.tokenizers.fused import fast_encode
 
 CONFIG = DVAEConfig(vocab_size=96, width=16, decoder_stem=12, blocks_per_group=2)
+NEAR_TIE = 2e-6
+"""What two sums of the same numbers in fp32 may differ by, at scores of about 1."""
 
 
 @pytest.fixture
@@ -26,13 +31,14 @@ def dvae() -> DVAE:
     return model
 
 
-def frames() -> Tensor:
-    colours = torch.rand(3, 6, 4, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
+def frames(*, count: int, side_px: int) -> Tensor:
+    side = side_px // 8
+    colours = torch.rand(count, side, side, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
     return ((0.8 * colours + 0.2 * torch.rand(colours.shape)) * 255).byte()
 
 
-@torch.no_grad()
-def test_codes_are_those_of_flava(dvae: DVAE) -> None:
+def flava_twin(dvae: DVAE) -> Any:
+    """FLAVA's codebook with the weights of our encoder."""
     pytest.importorskip("transformers", reason="needs the extra `hub`")
     from transformers.models.flava import modeling_flava
 
@@ -52,11 +58,34 @@ def test_codes_are_those_of_flava(dvae: DVAE) -> None:
             parts.insert(parts.index("res_path") + 1, "path")
         theirs[".".join(parts)] = weight
     twin.load_state_dict(theirs)
-    pixels = map_pixels(frames())
-    torch.testing.assert_close(dvae.logits(pixels), twin(pixels), rtol=1e-5, atol=1e-5)
-    codes = dvae.encode(frames_ := frames())
-    assert len(codes.unique()) > 10
-    assert torch.equal(codes.long(), twin.get_codebook_indices(map_pixels(frames_)))
+    return twin
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "tokens", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["1e5", "1e6"]
+)
+def test_codes_are_those_of_flava(dvae: DVAE, tokens: int) -> None:
+    twin = flava_twin(dvae)
+    fast = fast_encode(dvae)
+    done, ties, used = 0, 0, torch.zeros(CONFIG.vocab_size, dtype=torch.bool)
+    while done < tokens:
+        made = frames(count=10, side_px=256)
+        pixels = map_pixels(made)
+        theirs = twin(pixels)
+        codes = theirs.argmax(1)
+        if not done:
+            assert torch.equal(codes, twin.get_codebook_indices(pixels))
+            torch.testing.assert_close(dvae.logits(pixels), theirs, rtol=1e-5, atol=1e-5)
+        best = theirs.topk(2, dim=1).values
+        clear = best[:, 0] - best[:, 1] > NEAR_TIE
+        for encoded in (dvae.encode(made), fast(made)):
+            assert torch.equal(encoded[clear].long(), codes[clear])
+        done += codes.numel()
+        ties += int((~clear).sum())
+        used[codes.flatten()] = True
+    assert used.sum() > 10
+    assert ties < 1e-4 * done
 
 
 def expected_density(weights: dict[str, Tensor], ids: Tensor) -> Tensor:

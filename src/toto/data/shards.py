@@ -304,11 +304,12 @@ def require_same(shards: Iterable[Shard]) -> Description:
         What they share.
 
     Raises:
-        ValueError: if two differ in tokenizer, weights, vocabulary or grid, naming both.
+        ValueError: if two differ in tokenizer, weights, precision, vocabulary or grid, naming both.
     """
     first, *others = shards
     for other in others:
-        for name in ("tokenizer", "tokenizer_digest", "vocab_size", "patch_px", "grid"):
+        names = ("tokenizer", "tokenizer_digest", "precision", "vocab_size", "patch_px", "grid")
+        for name in names:
             ours, theirs = getattr(first.description, name), getattr(other.description, name)
             if ours != theirs:
                 raise ValueError(

@@ -85,7 +85,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
     assert len(train) + len(held_out) == 4
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("left out ") == 6
-    assert "broken-0.png" in said
+    assert "broken-0.png" in said.replace(" ", "")  # a long path is broken over lines
     assert "left out 2 more images" in said
 
 

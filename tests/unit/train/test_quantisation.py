@@ -338,12 +338,18 @@ def test_rejects_codes_of_length_1() -> None:
         PLAIN.build(model, NOISE, steps=4, seed=0)  # pyright: ignore[reportArgumentType]
 
 
+def test_rejects_a_discriminator_that_sees_more_than_a_frame() -> None:
+    large = replace(ADVERSARIAL, discriminator=DiscriminatorConfig(layers=3))
+    with pytest.raises(ValueError, match="frames of 16 px are too small .* which needs 24 px"):
+        replace(PLAIN, adversarial=large).build(SMALL.build(), NOISE, steps=4, seed=0)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"decay": 0.0}, r"decay 0.0 must lie in \(0, 1\)"),
         ({"decay": 1.0}, r"decay 1.0 must lie in \(0, 1\)"),
-        ({"free_share": 1.5}, r"free_share 1.5 must lie in \[0, 1\]"),
+        ({"free_share": 1.5}, r"free_share 1.5 must lie in \[0, 0.5\]"),
         ({"restart_below": -0.1}, r"restart_below -0.1 must lie in \[0, 1\]"),
         ({"restart_until": 2.0}, r"restart_until 2.0 must lie in \[0, 1\]"),
         ({"commitment": -1.0}, r"commitment -1.0 must not be negative"),

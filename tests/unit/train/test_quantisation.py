@@ -340,7 +340,7 @@ def test_rejects_codes_of_length_1() -> None:
 
 def test_rejects_a_discriminator_that_sees_more_than_a_frame() -> None:
     large = replace(ADVERSARIAL, discriminator=DiscriminatorConfig(layers=3))
-    with pytest.raises(ValueError, match="frames of 16 px are too small .* which needs 24 px"):
+    with pytest.raises(ValueError, match=r"frames of 16 px are too small .* which needs 24 px"):
         replace(PLAIN, adversarial=large).build(SMALL.build(), NOISE, steps=4, seed=0)
 
 

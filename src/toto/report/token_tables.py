@@ -30,7 +30,9 @@ def bench_table(result: Mapping[str, Any]) -> str:
     for label, row in result["tokenizers"].items():
         lines.append("| " + " | ".join(_cells(label, row)) + " |")
     clips = result["clips"]
-    moving = f"successive kept frames of {_set(clips)}" if clips else "not measured, no clips given"
+    moving = "not measured, no clips were given"
+    if clips:
+        moving = f"the same between successive kept frames of {_set(clips)}"
     lines += [
         "",
         "- codes used: of those there are. Perplexity: how many equally used codes would be as "
@@ -42,7 +44,7 @@ def bench_table(result: Mapping[str, Any]) -> str:
         "halves of the originals. It is not FID.",
         "- still flips: tokens that change from frame to frame on still images with Gaussian noise "
         f"of {result['noise_sigma']:g} grey level.",
-        f"- clip flips: the same between {moving}.",
+        f"- clip flips: {moving}.",
         f"- tokens/s: encoding, on {result['device']}, {result['threads']} threads, "
         f"{result['batch']} frames at once.",
         "",

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from toto.jobs import tokenizer
 from toto.jobs.tokenizer import TokenizerTraining
 from toto.jobs.training import StoppedError
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.runtime import durable
 from toto.tokenizers import DVAEConfig, VQGANConfig, VQVAEConfig
 from toto.train.adversarial import DiscriminatorConfig
@@ -64,7 +64,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def training(kind: str, images: Path) -> TokenizerTraining:
     job = TokenizerTraining(
-        sources=FrameSources(images=images, side_px=16, held_out_images=0.2, image_limit=20),
+        sources=TrainingFrames(images=images, side_px=16, held_out_images=0.2, image_limit=20),
         steps=STEPS,
         batch=4,
         mirror=True,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from toto.jobs import tokenizer
 from toto.jobs.tokenizer import TokenizerTraining
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.tokenizers import DVAEConfig, VQGANConfig, VQVAEConfig, load_tokenizer
 from toto.train.adversarial import DiscriminatorConfig
 from toto.train.optimizer import AdamWConfig
@@ -59,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def training(images: Path, **fields: Any) -> TokenizerTraining:
     job = TokenizerTraining(
-        sources=FrameSources(images=images, side_px=16, held_out_images=0.2),
+        sources=TrainingFrames(images=images, side_px=16, held_out_images=0.2),
         model=VQVAE,
         method=QuantisationConfig(),
         steps=12,
@@ -194,7 +194,7 @@ def test_a_divergence_is_one_line_and_leaves_no_tokenizer(
 def test_squares_that_are_no_whole_patches_are_refused_before_any_image_is_read(
     tmp_path: Path,
 ) -> None:
-    sources = FrameSources(images=tmp_path / "nowhere", side_px=18)
+    sources = TrainingFrames(images=tmp_path / "nowhere", side_px=18)
     with pytest.raises(
         ValueError,
         match=r"squares of 18 px do not divide into the tokenizer's patches of 4 px; choose "

@@ -70,7 +70,7 @@ class MeasuredFrames:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrameSource:
+class MeasuredSource:
     """Where the frames come from: images, videos, or both."""
 
     images: Path | None = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from toto.jobs.progress import bar, console
 from toto.jobs.tokenizer_measures import measure_tokenizer, side_by_side
 from toto.jobs.training import StoppedError, Training
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.metrics.tokens import code_counts, perplexity, used_codes
 from toto.metrics.video import psnr_db
 from toto.report.tokenizer_curve import draw_curve
@@ -37,7 +37,7 @@ COLLAPSED = 0.05
 class TokenizerTraining:
     """Train a tokenizer and measure it on held-out frames."""
 
-    sources: FrameSources = field(default_factory=FrameSources)
+    sources: TrainingFrames = field(default_factory=TrainingFrames)
     model: DVAEConfig | VQVAEConfig | VQGANConfig = field(default_factory=DVAEConfig)
     method: RelaxationConfig | QuantisationConfig = field(default_factory=RelaxationConfig)
     """Relaxation trains the discrete VAE, quantisation the two that have a codebook."""
@@ -185,13 +185,14 @@ class TokenizerTraining:
     ) -> dict[str, float | bool]:
         """Quality, use of codes and terms of the loss, on held-out frames."""
         ids = model.encode(frames)
-        found = perplexity(code_counts(ids, model.vocab_size))
+        counts = code_counts(ids, model.vocab_size)
+        found = perplexity(counts)
         # Codes need a moment to spread: the first tenth of a run is not judged.
         judged = step > self.steps // 10
         return {
             "psnr_db": float(psnr_db(frames, model.decode(ids)).mean()),
             "perplexity": found,
-            "used_codes": used_codes(code_counts(ids, model.vocab_size)),
+            "used_codes": used_codes(counts),
             "collapsed": judged and is_collapsed(found, model.vocab_size, ids.numel()),
             **learner.measures(model, frames, step),
         }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toto.jobs.measured_frames import FrameSource, MeasuredFrames
+from toto.jobs.measured_frames import MeasuredFrames, MeasuredSource
 from toto.jobs.progress import Bar, bar
 from toto.jobs.token_measures import (
     BATCH,
@@ -39,7 +39,7 @@ BENCH_SIGMA = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerBench(FrameSource):
+class TokenizerBench(MeasuredSource):
     """Measure tokenizers on the same frames."""
 
     tokenizers: tuple[str, ...] = ()

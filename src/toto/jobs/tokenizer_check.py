@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from toto.jobs.tokenizer_measures import measure_tokenizer, side_by_side
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.runtime.folder import RunFolder
 from toto.tokenizers import SHIPPED, load_tokenizer
 from toto.video.collection import Collection
@@ -39,7 +39,7 @@ class TokenizerCheck:
             if folder.has_result("tokenizer"):
                 return folder.result("tokenizer")
             tokenizer, collection = load_tokenizer(self.tokenizer), Collection(self.data)
-            sources = FrameSources(
+            sources = TrainingFrames(
                 clips=self.data,
                 side_px=collection.config.side_px,
                 clip_frames=self.clip_frames,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toto.jobs.measured_frames import FrameSource, MeasuredFrames
+from toto.jobs.measured_frames import MeasuredFrames, MeasuredSource
 from toto.jobs.progress import bar
 from toto.jobs.token_measures import (
     NOISE_SEED,
@@ -33,7 +33,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerStats(FrameSource):
+class TokenizerStats(MeasuredSource):
     """Count n-grams of tokens, and measure reconstruction, flicker and stability."""
 
     tokenizer: str = SHIPPED

@@ -15,7 +15,7 @@ from toto.video.decode import Decoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrameSources:
+class TrainingFrames:
     """Where squares of pixels come from: a folder of images, a data folder of clips, or both."""
 
     images: Path | None = None

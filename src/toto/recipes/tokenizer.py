@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from toto.jobs.tokenizer import TokenizerTraining
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.tokenizers import DVAEConfig, VQGANConfig, VQVAEConfig
 from toto.train.optimizer import AdamWConfig
 from toto.train.quantisation import AdversarialConfig, QuantisationConfig
@@ -17,7 +17,7 @@ def dvae() -> TokenizerTraining:
     this size.
     Command: toto tokenizer train paper --sources.images DIR --out runs/tokenizer
     """
-    return TokenizerTraining(sources=FrameSources(side_px=128))
+    return TokenizerTraining(sources=TrainingFrames(side_px=128))
 
 
 def vqgan() -> TokenizerTraining:
@@ -29,7 +29,7 @@ def vqgan() -> TokenizerTraining:
     Command: toto tokenizer train vqgan --sources.images DIR --out runs/tokenizer
     """
     return TokenizerTraining(
-        sources=FrameSources(side_px=256),
+        sources=TrainingFrames(side_px=256),
         model=VQGANConfig(),
         method=QuantisationConfig(
             reconstruction="absolute",
@@ -55,7 +55,7 @@ def shipped() -> TokenizerTraining:
         --sources.clips runs/data --out runs/tokenizer
     """
     return TokenizerTraining(
-        sources=FrameSources(clip_frames=5000),
+        sources=TrainingFrames(clip_frames=5000),
         model=VQVAEConfig(),
         method=QuantisationConfig(),
         steps=8000,
@@ -83,7 +83,7 @@ def demo() -> TokenizerTraining:
     Command: toto tokenizer train demo --sources.clips runs/data --out runs/tokenizer
     """
     return TokenizerTraining(
-        sources=FrameSources(clips=Path("runs/demo/data"), digit_frames=3000),
+        sources=TrainingFrames(clips=Path("runs/demo/data"), digit_frames=3000),
         model=DVAEConfig(vocab_size=512, width=16, decoder_stem=128, blocks_per_group=1),
         method=RelaxationConfig(
             temperature_share=0.8, kl_weight=0.0, balance_weight=0.1, sharpness=20.0

@@ -22,6 +22,8 @@ from toto.train.adversarial import Adversarial, DiscriminatorConfig
 from toto.train.learner import FrameBatch
 from toto.train.optimizer import AdamWConfig
 
+FREE_PULL = 1e-3
+"""Weight of the vectors' squares before there are codes: else nothing keeps them from growing."""
 START_FRAMES, START_ROUNDS = 1024, 5
 """Frames whose vectors the codes start from, and rounds of k-means over them."""
 
@@ -103,7 +105,8 @@ class QuantisationConfig:
             seed: of the codes' start and restarts.
 
         Raises:
-            ValueError: if the model compares codes of length 1, which are only converted.
+            ValueError: if the model compares codes of length 1, which are only converted, or the
+                frames are too small for the discriminator.
         """
         return Quantisation(self, model, frames, steps=steps, seed=seed)
 
@@ -149,7 +152,7 @@ class Quantisation:
         vectors_BCYX = model.hidden(pixels).float()
         if batch.step < self.start:
             drawn = model.draw(vectors_BCYX)
-            return self._reconstruction(drawn, pixels) + 1e-3 * vectors_BCYX.square().mean()
+            return self._reconstruction(drawn, pixels) + FREE_PULL * vectors_BCYX.square().mean()
         if batch.step == self.start:
             self._start_codes(model)
         vectors_PC = vectors_BCYX.permute(0, 2, 3, 1).flatten(0, 2)

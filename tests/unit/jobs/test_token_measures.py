@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toto.jobs.measured_frames import FrameSource, MeasuredFrames
+from toto.jobs.measured_frames import MeasuredFrames, MeasuredSource
 from toto.jobs.progress import bar
 from toto.jobs.token_measures import (
     Counted,
@@ -158,16 +158,16 @@ def test_stats_of_images_and_clips(images: Path, clips: Path, tmp_path: Path) ->
 
 
 def test_the_set_is_known_by_its_bytes_and_not_by_its_place(images: Path, tmp_path: Path) -> None:
-    here, _ = FrameSource(images=images, side_px=16).read()
+    here, _ = MeasuredSource(images=images, side_px=16).read()
     moved = images.rename(tmp_path / "moved")
-    there, _ = FrameSource(images=moved, side_px=16).read()
+    there, _ = MeasuredSource(images=moved, side_px=16).read()
     assert here.sha256 == there.sha256
     (moved / "00.png").unlink()
-    assert FrameSource(images=moved, side_px=16).read()[0].sha256 != here.sha256
+    assert MeasuredSource(images=moved, side_px=16).read()[0].sha256 != here.sha256
 
 
 def test_without_a_folder_the_sample_clips_are_measured() -> None:
-    frames, clips = FrameSource(side_px=16, clip_frames=2).read()
+    frames, clips = MeasuredSource(side_px=16, clip_frames=2).read()
     assert frames is clips
     assert (frames.name, frames.lengths) == ("sample_clips", (2, 2, 2))
     assert frames.some(3).tolist() == [0, 2, 4]
@@ -232,11 +232,11 @@ def test_what_cannot_be_measured_is_refused(images: Path, clips: Path, tmp_path:
         with pytest.raises(ValueError, match=r"is not a folder; point|has no image; JPEG"):
             job.run(tmp_path / "out")
     with pytest.raises(ValueError, match="pictures: 1 frame is too few to measure on"):
-        FrameSource(images=images, limit=1).read()
+        MeasuredSource(images=images, limit=1).read()
     for film in clips.glob("*.mp4"):
         film.unlink()
     with pytest.raises(ValueError, match=r"none of 1 files is a video; the first, .*notes\.txt"):
-        FrameSource(clips=clips).read()
+        MeasuredSource(clips=clips).read()
     with pytest.raises(ValueError, match="toto-8k: frames of 20 px do not divide"):
         TokenizerBench(images=images, side_px=20).run(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from toto.jobs.ingest import Ingest
-from toto.jobs.training_frames import FrameSources
+from toto.jobs.training_frames import TrainingFrames
 from toto.video.collection import Collection, CollectionConfig, DigitClips
 from toto.video.datasets.moving_digits import MovingDigitsConfig
 from toto.video.write import write_mp4
@@ -53,12 +53,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def read(sources: FrameSources) -> tuple[torch.Tensor, torch.Tensor]:
+def read(sources: TrainingFrames) -> tuple[torch.Tensor, torch.Tensor]:
     return sources.read(np.random.default_rng(0))
 
 
 def test_held_out_images_are_apart_from_those_trained_on(images: Path) -> None:
-    sources = FrameSources(images=images, side_px=SIDE_PX, held_out_images=0.1)
+    sources = TrainingFrames(images=images, side_px=SIDE_PX, held_out_images=0.1)
     train, held_out = read(sources)
     assert train.shape == (36, SIDE_PX, SIDE_PX, 3)
     assert held_out.shape == (4, SIDE_PX, SIDE_PX, 3)
@@ -69,7 +69,7 @@ def test_held_out_images_are_apart_from_those_trained_on(images: Path) -> None:
 
 
 def test_a_limit_spreads_over_the_folder(images: Path) -> None:
-    sources = FrameSources(images=images, side_px=SIDE_PX, held_out_images=0.5, image_limit=10)
+    sources = TrainingFrames(images=images, side_px=SIDE_PX, held_out_images=0.5, image_limit=10)
     train, held_out = read(sources)
     assert sorted(numbered(train) + numbered(held_out)) == list(range(0, 40, 4))
 
@@ -81,7 +81,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
         (tmp_path / f"{number}.png").write_bytes((images / f"{number:02}.png").read_bytes())
     for number in range(7):
         (tmp_path / f"broken-{number}.png").write_bytes(b"no image")
-    train, held_out = read(FrameSources(images=tmp_path, side_px=SIDE_PX, held_out_images=0.5))
+    train, held_out = read(TrainingFrames(images=tmp_path, side_px=SIDE_PX, held_out_images=0.5))
     assert len(train) + len(held_out) == 4
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("left out ") == 6
@@ -90,7 +90,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said(
 
 
 def test_clips_are_held_out_by_time(data: Path) -> None:
-    sources = FrameSources(clips=data, side_px=SIDE_PX, clip_frames=50)
+    sources = TrainingFrames(clips=data, side_px=SIDE_PX, clip_frames=50)
     train, held_out = read(sources)
     assert (len(train), len(held_out)) == (50, 5)
     # 200 of red before, 20 after; the codec keeps them within a few steps.
@@ -99,7 +99,7 @@ def test_clips_are_held_out_by_time(data: Path) -> None:
 
 
 def test_digits_are_mixed_in(data: Path) -> None:
-    sources = FrameSources(clips=data, side_px=SIDE_PX, clip_frames=20, digit_frames=40)
+    sources = TrainingFrames(clips=data, side_px=SIDE_PX, clip_frames=20, digit_frames=40)
     train, held_out = read(sources)
     assert (len(train), len(held_out)) == (20 + 40, 2 + 4)
     alone, _ = read(replace(sources, clip_frames=0))
@@ -110,7 +110,7 @@ def test_digits_are_mixed_in(data: Path) -> None:
 
 
 def test_images_and_clips_together(images: Path, data: Path) -> None:
-    sources = FrameSources(
+    sources = TrainingFrames(
         images=images, clips=data, side_px=SIDE_PX, held_out_images=0.1, clip_frames=20
     )
     train, held_out = read(sources)
@@ -118,7 +118,7 @@ def test_images_and_clips_together(images: Path, data: Path) -> None:
 
 
 def test_the_same_seed_cuts_the_same_squares(data: Path) -> None:
-    sources = FrameSources(clips=data, side_px=SIDE_PX, clip_frames=20, digit_frames=20)
+    sources = TrainingFrames(clips=data, side_px=SIDE_PX, clip_frames=20, digit_frames=20)
     one, same, other = (sources.read(np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -128,19 +128,19 @@ def test_rejects_what_gives_no_frames(images: Path, data: Path, tmp_path: Path) 
     with pytest.raises(
         ValueError, match=r"nothing to train on: give --sources\.images or --sources\.clips"
     ):
-        read(FrameSources())
+        read(TrainingFrames())
     with pytest.raises(ValueError, match="pictures: 40 images are too few to hold one of 50 out"):
-        read(FrameSources(images=images, side_px=SIDE_PX))
+        read(TrainingFrames(images=images, side_px=SIDE_PX))
     with pytest.raises(
         ValueError, match="clips are given, but clip_frames and digit_frames are bo"
     ):
-        read(FrameSources(clips=data, side_px=SIDE_PX, clip_frames=0))
+        read(TrainingFrames(clips=data, side_px=SIDE_PX, clip_frames=0))
     with pytest.raises(ValueError, match="has no image; JPEG, PNG, WebP and BMP are read"):
-        read(FrameSources(images=tmp_path))
+        read(TrainingFrames(images=tmp_path))
     with pytest.raises(ValueError, match="is not a run folder"):
-        read(FrameSources(clips=tmp_path))
+        read(TrainingFrames(clips=tmp_path))
     with pytest.raises(ValueError, match="limit 0 must be at least 1"):
-        read(FrameSources(images=images, image_limit=0))
+        read(TrainingFrames(images=images, image_limit=0))
 
 
 def test_rejects_sides_that_do_not_fit(data: Path) -> None:
@@ -149,11 +149,11 @@ def test_rejects_sides_that_do_not_fit(data: Path) -> None:
         ValueError,
         match="frames of 28 px, 7/4 of the data folder's side, hold no square of side_px 32; ",
     ):
-        read(FrameSources(clips=data, side_px=32))
+        read(TrainingFrames(clips=data, side_px=32))
     with pytest.raises(
         ValueError, match="digits of 16 px are no squares of side_px 24; set one to the other"
     ):
-        read(FrameSources(clips=data, side_px=24, digit_frames=20))
+        read(TrainingFrames(clips=data, side_px=24, digit_frames=20))
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_rejects_sides_that_do_not_fit(data: Path) -> None:
 )
 def test_rejects(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        FrameSources(**fields)
+        TrainingFrames(**fields)

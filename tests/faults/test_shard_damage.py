@@ -1,13 +1,17 @@
-"""No damage to a token shard is read as tokens: it is found, or it changed nothing."""
+"""No damage to a token shard is read as tokens: all of it is found."""
 
-import json
+import hashlib
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from toto.data.shards import ClipRecord, Description, Shard, write_shard
+from toto.data.records import ClipRecord, Description
+from toto.data.sealed import seal, unseal
+from toto.data.shards import Shard, write_shard
 from toto.types import TokenGrid
 
 pytestmark = pytest.mark.faults
@@ -19,7 +23,7 @@ def write(path: Path, seed: int) -> Shard:
     description = Description(
         tokenizer="grey",
         tokenizer_digest="0" * 64,
-        vocab_size=300,
+        vocab_size=40,
         patch_px=8,
         grid=(2, 2),
         kind="video",
@@ -27,7 +31,7 @@ def write(path: Path, seed: int) -> Shard:
         resize_filter="lanczos",
         decoder="none",
     )
-    ids = torch.randint(300, (5, 2, 2), generator=generator, dtype=torch.int32)
+    ids = torch.randint(40, (5, 2, 2), generator=generator, dtype=torch.int32)
     record = ClipRecord(
         source="clip",
         source_sha256=None,
@@ -37,7 +41,7 @@ def write(path: Path, seed: int) -> Shard:
         crop=(0.5, 0.5),
         labels={"digit": 7},
     )
-    write_shard(path, description, [(TokenGrid(ids=ids, vocab_size=300), record)])
+    write_shard(path, description, [(TokenGrid(ids=ids, vocab_size=40), record)])
     return Shard(path)
 
 
@@ -58,36 +62,27 @@ def test_every_changed_bit_of_the_tokens_is_found(shard: Shard) -> None:
                 Shard(shard.path)
 
 
-def test_every_changed_byte_of_the_sidecar_is_found(shard: Shard) -> None:
-    """What may pass is another spelling of the same content: a line break for a blank."""
-    file = shard.path / "tokens.json"
-    data, passed = file.read_bytes(), 0
-    for at in range(len(data)):
-        # 0x2A turns a blank into a line break.
+@pytest.mark.parametrize("name", ["shard.json", "clips.parquet"])
+def test_a_changed_byte_beside_the_tokens_is_found(shard: Shard, name: str) -> None:
+    file = shard.path / name
+    data = file.read_bytes()
+    for at in range(0, len(data), 5):
+        # 0x2A turns a blank into a line break: the same JSON, and yet not what was written.
         for change in (1 << at % 8, 0x2A) if data[at] == ord(" ") else (1 << at % 8,):
             damaged = bytearray(data)
             damaged[at] ^= change
             file.write_bytes(damaged)
-            try:
-                opened = Shard(shard.path)
-            except ValueError as error:
-                assert "tokens.json" in str(error)  # noqa: PT017
-                assert "damaged" in str(error)  # noqa: PT017
-                continue
-            passed += 1
-            assert json.loads(damaged) == json.loads(data)
-            assert (opened.description, opened.clips) == (shard.description, shard.clips)
-    assert passed <= data.count(b" ") + 10  # ten: the last digits of times, beyond a double's
+            with pytest.raises(ValueError, match=rf"{name} is damaged|{name} has schema"):
+                Shard(shard.path)
 
 
-@pytest.mark.parametrize("name", ["tokens.u16", "tokens.json"])
-def test_every_truncation_is_found(shard: Shard, name: str) -> None:
+@pytest.mark.parametrize("name", ["tokens.u16", "shard.json", "clips.parquet"])
+def test_a_truncation_is_found(shard: Shard, name: str) -> None:
     file = shard.path / name
     data = file.read_bytes()
-    whole = len(data.rstrip())  # the line break at the end of the JSON says nothing
-    for size in range(whole if name == "tokens.json" else len(data)):
+    for size in {*range(0, len(data), 9), len(data) - 1}:
         file.write_bytes(data[:size])
-        with pytest.raises(ValueError, match=r"damaged|bytes, its sidecar promises 40"):
+        with pytest.raises(ValueError, match=rf"{name} (is damaged|has \d+ bytes, its sidecar)"):
             Shard(shard.path)
 
 
@@ -99,27 +94,35 @@ def test_bytes_too_many_are_found(shard: Shard) -> None:
 
 
 def test_text_behind_the_sidecar_is_found(shard: Shard) -> None:
-    file = shard.path / "tokens.json"
-    file.write_bytes(file.read_bytes() + b"{}")
-    with pytest.raises(ValueError, match=r"tokens\.json is damaged"):
-        Shard(shard.path)
+    file = shard.path / "shard.json"
+    data = file.read_bytes()
+    for text in (b"{}", b"\n", b"\0"):
+        file.write_bytes(data + text)
+        with pytest.raises(ValueError, match=r"shard\.json is damaged"):
+            Shard(shard.path)
 
 
 def test_a_missing_file_is_found(shard: Shard) -> None:
-    (shard.path / "tokens.u16").unlink()
-    with pytest.raises(ValueError, match=r"tokens\.u16 has 0 bytes, its sidecar promises 40"):
+    for name, expected in (("tokens.u16", "40"), ("clips.parquet", r"\d+")):
+        aside = (shard.path / name).rename(shard.path.with_name("aside"))
+        with pytest.raises(
+            ValueError, match=rf"{name} has 0 bytes, its sidecar promises {expected}"
+        ):
+            Shard(shard.path)
+        aside.rename(shard.path / name)
+    (shard.path / "shard.json").unlink()
+    with pytest.raises(ValueError, match=r"is not a token shard \(no shard\.json\)"):
         Shard(shard.path)
-    (shard.path / "tokens.json").unlink()
-    with pytest.raises(ValueError, match=r"is not a token shard \(no tokens\.json\)"):
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "frames.bin", ".hidden"])
+def test_a_file_too_many_is_found(shard: Shard, name: str) -> None:
+    (shard.path / name).write_text("a person's")
+    with pytest.raises(ValueError, match=rf"good/{name} is no file of this shard; remove it"):
         Shard(shard.path)
 
 
-def test_a_file_beside_the_two_changes_nothing(shard: Shard) -> None:
-    (shard.path / "notes.txt").write_text("a person's")
-    assert Shard(shard.path).clips == shard.clips
-
-
-@pytest.mark.parametrize("name", ["tokens.u16", "tokens.json"])
+@pytest.mark.parametrize("name", ["tokens.u16", "shard.json"])
 def test_a_file_of_another_shard_is_found(shard: Shard, tmp_path: Path, name: str) -> None:
     other = write(tmp_path / "other", seed=1)
     shutil.copy(other.path / name, shard.path / name)
@@ -127,11 +130,41 @@ def test_a_file_of_another_shard_is_found(shard: Shard, tmp_path: Path, name: st
         Shard(shard.path)
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "3", '"x"', "{}", '{"sidecar_sha256": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", "3", '"x"', "{}", '{"seal": 1}', "[" * 100_000]
+)
 def test_any_other_json_is_named(shard: Shard, content: str) -> None:
-    (shard.path / "tokens.json").write_text(content)
-    with pytest.raises(ValueError, match=r"tokens\.json is damaged"):
+    (shard.path / "shard.json").write_text(content)
+    with pytest.raises(ValueError, match=r"shard\.json is damaged"):
         Shard(shard.path)
+
+
+@pytest.mark.parametrize("name", ["shard.json", "clips.parquet"])
+def test_what_is_sealed_and_senseless_is_refused(shard: Shard, name: str) -> None:
+    """Whoever can compute a hash can seal anything: what is sealed is still looked at."""
+    file = shard.path / "shard.json"
+    facts = unseal(file.read_bytes(), where="", schema=2)
+    if name == "shard.json":
+        changes = [{"clips": 0}, {"frames": 0}, {"files": {}}, {"frames": 6}, {"more": 1}]
+        changes.append({"files": {**facts["files"], "../escaped": facts["files"]["tokens.u16"]}})
+        contents = [(shard.path / "clips.parquet").read_bytes()] * len(changes)
+    else:
+        changes, contents = [], []
+        for data in (b"", b"PAR1PAR1", b"x" * 100, _parquet({"frames": [5]})):
+            new = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            changes.append({"files": {**facts["files"], "clips.parquet": new}})
+            contents.append(data)
+    for change, content in zip(changes, contents, strict=True):
+        file.write_bytes(seal({**facts, **change}))
+        (shard.path / "clips.parquet").write_bytes(content)
+        with pytest.raises(ValueError, match=str(shard.path)):
+            Shard(shard.path)
+
+
+def _parquet(columns: dict[str, list[int]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def test_the_size_is_checked_even_without_the_hash(shard: Shard) -> None:

@@ -56,9 +56,18 @@ class Layout:
         return codes + 2 if self.config.specials == "outside" else codes
 
     def sequence(
-        self, grid: Int64[Tensor, "T Y X"], kind: Literal["video", "images"] = "video"
+        self,
+        grid: Int64[Tensor, "T Y X"],
+        kind: Literal["video", "images"] = "video",
+        *,
+        out: Int64[Tensor, " L"] | None = None,
     ) -> Int64[Tensor, " L"]:
-        """Lay out the frames of one window.
+        """Lay out the frames of one window, or as many images.
+
+        Args:
+            grid: their codes.
+            kind: decides the start token.
+            out: where to; a new tensor if left out.
 
         Raises:
             ValueError: if the grid is not of the layout's frames and tokens.
@@ -69,7 +78,8 @@ class Layout:
                 f"{self.frame_tokens} tokens"
             )
         codes = grid.flatten()[: self.length - 2]
-        return torch.cat([torch.tensor([self._start(kind)]), codes, torch.tensor([self.end])])
+        start, end = torch.tensor([self._start(kind)]), torch.tensor([self.end])
+        return torch.cat([start, codes, end], out=out)
 
     def prompt(
         self, grid: Int64[Tensor, "T Y X"], kind: Literal["video", "images"] = "video"

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from toto.data.shards import ClipRecord, Description, Shard, write_shard
+from toto.data.records import ClipRecord, Description
+from toto.data.shards import Shard, write_shard
+from toto.data.token_set import TokenSet, shard_name, write_index
 from toto.types import TokenGrid
 
 CODES, GRID = 50, (2, 3)
@@ -45,3 +47,29 @@ def shard(path: Path, lengths: Sequence[int], **description: Any) -> Shard:
     clips = [clip(number, length, digit=number % 10) for number, length in enumerate(lengths)]
     write_shard(path, replace(DESCRIPTION, **description), clips)
     return Shard(path)
+
+
+def pixels(number: int, frames: int) -> torch.Tensor:
+    """Frames that the codes of a clip could stand for: nothing compares the two."""
+    generator = torch.Generator().manual_seed(number)
+    size = (frames, GRID[0] * 8, GRID[1] * 8, 3)
+    return torch.randint(256, size, generator=generator).byte()
+
+
+def token_set(
+    path: Path, lengths: Sequence[Sequence[int]], *, frames: bool = False, **description: Any
+) -> TokenSet:
+    """Write one shard for each of the lists of lengths, and an index; open them."""
+    first = 0
+    for number, of_shard in enumerate(lengths):
+        clips = [
+            (
+                *clip(first + index, length, digit=(first + index) % 10),
+                pixels(first + index, length) if frames else None,
+            )
+            for index, length in enumerate(of_shard)
+        ]
+        write_shard(path / shard_name(number), replace(DESCRIPTION, **description), clips)
+        first += len(of_shard)
+    write_index(path)
+    return TokenSet(path, frames=frames)

@@ -54,11 +54,15 @@ def test_part_of_a_clip_is_stored_as_that_part(tmp_path: Path) -> None:
     assert torch.equal(found, pixels(0, 9)[2:8:2])
 
 
-def test_tokens_are_read_without_their_frames(shard: Shard) -> None:
+def test_frames_must_be_there_even_if_they_are_not_read(shard: Shard) -> None:
     (shard.path / "frames.bin").unlink()
-    assert torch.equal(Shard(shard.path).window(0, 0, 4), made_shards.clip(0, 4)[0].ids)
-    with pytest.raises(ValueError, match=r"frames\.bin has 0 bytes, its sidecar promises 14976"):
-        Shard(shard.path, frames=True)
+    for frames in (False, True):
+        with pytest.raises(
+            ValueError, match=r"frames\.bin has 0 bytes, its sidecar promises 14976"
+        ):
+            Shard(shard.path, frames=frames)
+    cached = Shard(shard.path, whole=False)
+    assert torch.equal(cached.window(0, 0, 4), made_shards.clip(0, 4)[0].ids)
 
 
 def test_a_shard_without_frames_says_how_to_keep_them(tmp_path: Path) -> None:
@@ -124,7 +128,13 @@ def layout(*, codes: int = made_shards.CODES, frame_tokens: int = 6) -> Layout:
     return Layout(LayoutConfig(frames=2), codes=codes, frame_tokens=frame_tokens)
 
 
-PLACES = [Place(source=0, window=1), Place(source=1, window=4), Place(source=0, window=8)]
+# Windows of a video: clip 0 has 3, clip 1 one, clip 2 six. Images are counted one by one: 6 and 7
+# are the first two of clip 2.
+PLACES = [
+    Place(source=0, items=(1,)),
+    Place(source=1, items=(6, 7)),
+    Place(source=0, items=(8,)),
+]
 
 
 @pytest.fixture
@@ -137,7 +147,6 @@ def test_a_batch_carries_the_frames_of_its_codes(shards: list[Shard]) -> None:
     both = Loader(shards, [1, 1], layout(), seed=0, reads="both").batch(PLACES)
     assert codes.frames is None
     assert torch.equal(both.ids, codes.ids)
-    # Windows of a shard: clip 0 has 3, clip 1 one, clip 2 six.
     expected = [pixels(0, 4)[1:3], pixels(2, 7)[0:2], pixels(2, 7)[4:6]]
     assert both.frames is not None
     assert torch.equal(both.frames, torch.stack(expected))

@@ -18,9 +18,10 @@ import av
 import numpy as np
 import pytest
 
-from toto.video import decode_child
+from toto.video import video_file
 from toto.video.channel import Channel
-from toto.video.decode import STAGES, DecodeLimits, Decoder, VideoRefusedError
+from toto.video.decode import DecodeLimits, Decoder
+from toto.video.refused import STAGES, VideoRefusedError
 from toto.video.write import write_mp4
 
 pytestmark = [
@@ -111,12 +112,12 @@ def test_a_playlist_past_the_sniffing_still_finds_no_way_out(
     # A name without a folder: FFmpeg has a rule of its own against absolute ones.
     (tmp_path / "canary.mp4").write_bytes(canary.read_bytes())
     path.write_text(text.format(url="canary.mp4", port=9))
-    monkeypatch.setattr(decode_child, "container_of", lambda head: demuxer)
+    monkeypatch.setattr(video_file, "container_of", lambda head: demuxer)
     limits = {"max_pixels": 1 << 24, "max_streams": 8, "max_duration_s": 99.0, "memory_bytes": 0}
     with (
         path.open("rb") as file,
-        pytest.raises((decode_child.Refused, ValueError)),
-        decode_child.open_video(file.fileno(), limits) as video,
+        pytest.raises((video_file.Refused, ValueError)),
+        video_file.open_video(file.fileno(), limits) as video,
     ):
         pytest.fail(f"opened, with {len(list(video.frames()))} frames")
 
@@ -211,7 +212,7 @@ def test_memory_is_bounded(huge: Path, canary: Path) -> None:
     limits = DecodeLimits(max_pixels=1 << 28, memory_bytes=512 << 20)
     with Decoder(limits) as decoder:
         with pytest.raises(VideoRefusedError) as refused:
-            decoder.read(huge, side_px=64)
+            decoder.read(huge)
         assert refused.value.stage in ("limits", "decode")
         assert _peak_mib(decoder) < 512
         assert len(decoder.read(canary, side_px=8).frames) == 20
@@ -309,8 +310,9 @@ def _kill_child(monkeypatch: pytest.MonkeyPatch, decoder: Decoder, *, after: set
 
     def receive_and_kill(self: Channel, array: np.ndarray) -> None:
         receive(self, array)
-        frames[0] += array.ndim == 3
-        if array.ndim == 3 and frames[0] in after:
+        before = frames[0]
+        frames[0] += len(array) if array.ndim == 4 else 0
+        if any(before < count <= frames[0] for count in after):
             assert decoder.pid is not None
             os.kill(decoder.pid, signal.SIGKILL)
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 1 << 20
+MESSAGE_BYTES = 1 << 20
+"""Pictures are sent together up to about so many bytes."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -32,6 +34,11 @@ class Channel:
     def set_deadline(self, seconds: float | None) -> None:
         """Let everything from now on take `seconds` in all, or for ever with None."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the deadline, below 0 after it; None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
     def send(self, header: dict[str, Any], payload: NDArray[np.uint8] | None = None) -> None:
         """Send one message.

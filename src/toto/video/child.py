@@ -13,6 +13,8 @@ from typing import Any, Literal, Self
 
 from toto.video.channel import Channel
 
+Backend = Literal["pyav", "torchcodec"]
+
 START_LIMIT_S = 60.0
 """A start takes a fifth of a second; a machine under heavy load may need much longer."""
 
@@ -22,6 +24,14 @@ _PROGRAM = (
     "from toto.video.decode_child import main\n"
     "main(sys.argv[2:])\n"
 )
+
+
+_ENVIRONMENT = {
+    # One thread, or numpy's would make a user namespace impossible.
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    # Keep the memory of frames for the next file; getting it anew costs more than resizing them.
+    **{"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)},
+}
 
 
 class ChildDiedError(RuntimeError):
@@ -46,7 +56,7 @@ class Isolation:
     """
 
     decoder: str
-    """Names and versions, for sidecars: `PyAV 18.1.0, FFmpeg 8.1.2`."""
+    """Names and versions of the backend, for sidecars: `PyAV 18.1.0, FFmpeg 8.1.2`."""
     no_network: bool
     """It lives in a network namespace of its own, which has no interface that is up."""
     no_files: bool
@@ -77,11 +87,12 @@ class Child:
         self.wear = 0.0
 
     @classmethod
-    def start(cls, limits: Mapping[str, Any]) -> Self:
+    def start(cls, limits: Mapping[str, Any], backend: Backend = "pyav") -> Self:
         """Start one and wait for its hello.
 
         Raises:
             RuntimeError: if it does not come up; the message has its last words.
+            ValueError: if the machine has not what the backend needs.
         """
         began = time.monotonic()
         ours, theirs = socket.socketpair()
@@ -92,24 +103,27 @@ class Child:
         # The parent's own search path, or two versions of this package could meet.
         roots = json.dumps([path for path in sys.path if os.path.isabs(path)])
         with theirs:
-            arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps(limits)]
+            arguments = [str(theirs.fileno()), str(os.getpid()), json.dumps(limits), backend]
             process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, roots, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
-                # One thread, or numpy's would make a user namespace impossible.
-                env={**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**kept, **_ENVIRONMENT},
                 start_new_session=True,
             )
         channel = Channel(ours)
         channel.set_deadline(START_LIMIT_S)
         try:
-            isolation = Isolation(**channel.receive()["hello"])
+            hello = channel.receive()
+            isolation = None if "unusable" in hello else Isolation(**hello["hello"])
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             words = _end(process, channel)
             raise RuntimeError(f"the decode child does not start: {words} ({error!r})") from error
+        if isolation is None:
+            _end(process, channel)
+            raise ValueError(str(hello["unusable"]))
         return cls(process, channel, isolation, time.monotonic() - began)
 
     def close(self) -> str:

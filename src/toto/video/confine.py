@@ -69,7 +69,8 @@ def confine(*, parent_pid: int, memory_bytes: int) -> dict[str, bool]:
 def allow_cpu(seconds: float) -> None:
     """Let the process use `seconds` more of CPU time before the kernel kills it.
 
-    A backstop: the parent's clock comes first, unless the parent itself is stopped.
+    Counted in the process itself, so that neither a busy machine nor a stopped parent matters; the
+    kernel counts in whole seconds.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(time.process_time() + seconds) + 2

@@ -8,90 +8,57 @@ import contextlib
 import dataclasses
 import math
 import os
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import UInt8
 
-from toto.video.channel import Channel
-from toto.video.child import Child, ChildDiedError, Isolation
+from toto.video.answer import Found, Inbox, Picture, rest_of
+from toto.video.child import Backend, Child, ChildDiedError, Isolation
 from toto.video.decoded import Decoded, Scan, VideoInfo
+from toto.video.limits import DecodeLimits
+from toto.video.refused import STAGES, VideoRefusedError
+from toto.video.source_file import regular_file, uploaded
+from toto.video.span import OpenPiece, Piece, Span
 from toto.video.transforms import check_crop
 
-Stage = Literal["open", "sniff", "probe", "limits", "decode", "crash", "timeout"]
-STAGES: tuple[Stage, ...] = ("open", "sniff", "probe", "limits", "decode", "crash", "timeout")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeLimits:
-    """What one file may cost before it is refused."""
-
-    max_pixels: int = 4096 * 4096
-    """Width times height, as the file claims it and as its frames come."""
-    max_duration_s: float = 4 * 3600.0
-    max_file_bytes: int = 16 << 30
-    max_frames: int = 100_000
-    """Frames kept by one `read`."""
-    max_kept_bytes: int = 4 << 30
-    """Bytes of the frames kept by one `read`."""
-    max_streams: int = 64
-    memory_bytes: int = 2 << 30
-    """Address space of the child; its libraries alone take 0.2 GiB."""
-    wall_s: float = 600.0
-    """Time for one file."""
-    files_per_child: int = 200
-    """A child is replaced after so many files, so that leaks in libraries stay small."""
-    images_per_child: int = 5000
-    """The same for still images, of which each costs a start's time many times less."""
-    image_wall_s: float = 60.0
-    """Time for one still image."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} must be above 0, got {getattr(self, field.name)}")
-        if self.memory_bytes < 512 << 20:
-            raise ValueError(f"memory_bytes must be at least 512 MiB, got {self.memory_bytes}")
-
-
-class VideoRefusedError(ValueError):
-    """A file that is not decoded.
-
-    Attributes:
-        path: the file.
-        stage: where it was found out, one of `STAGES`.
-        reason: one line.
-    """
-
-    def __init__(self, path: Path, stage: Stage, reason: str) -> None:
-        # All three to the base class: an exception is pickled by its arguments.
-        super().__init__(path, stage, " ".join(reason.split())[:300])
-        self.path = path
-        self.stage = stage
-        self.reason: str = self.args[2]
-
-    def __str__(self) -> str:
-        path = str(self.path)
-        return f"{path if path.isprintable() else ascii(path)}: {self.reason}"
+__all__ = [
+    "STAGES",
+    "DecodeLimits",
+    "Decoded",
+    "Decoder",
+    "Piece",
+    "Scan",
+    "Span",
+    "VideoInfo",
+    "VideoRefusedError",
+    "regular_file",
+    "uploaded",
+]
 
 
 class Decoder:
     """Reads videos through one child process, which it replaces when it dies, hangs or grows old.
 
-    Use it as a context manager, from one thread at a time, and make one in each process. A file
-    whose child died is tried once more in a fresh child, then refused.
+    Use it as a context manager, from one thread at a time, and make one in each process. A child
+    that dies amid a file is replaced, and the rest of the file tried once more, then refused.
 
     Args:
         limits: what a file may cost.
+        backend: what `read` and `stream` decode videos with; images, `probe` and `scan` stay with
+            PyAV, which alone goes over damage and counts it. torchcodec refuses damaged files, or
+            numbers their frames otherwise: docs/architecture, isolation. If the machine has not
+            what it needs, the first file raises ValueError.
     """
 
-    def __init__(self, limits: DecodeLimits | None = None) -> None:
+    def __init__(self, limits: DecodeLimits | None = None, *, backend: Backend = "pyav") -> None:
         self.limits = limits or DecodeLimits()
+        self.backend: Backend = backend
         self._child: Child | None = None
+        self._inbox = Inbox(self.limits.max_pixels)
+        self._busy = False
 
     def __enter__(self) -> Self:
         return self
@@ -121,15 +88,52 @@ class Decoder:
         Raises:
             VideoRefusedError: if it is not a video that can be decoded within the limits.
         """
-        return self._ask(Path(path), _request(frames=0)).info
+        found = Found()
+        for _ in self._pictures(Path(path), {}, [], found):
+            pass
+        return found.scan().info
 
-    def scan(self, path: Path | str) -> Scan:
+    def scan(
+        self,
+        path: Path | str,
+        *,
+        intervals: Sequence[tuple[float, float | None]] = ((0.0, None),),
+        thumbnail_every_s: float | None = None,
+    ) -> Scan:
         """Decode a whole file and keep no frame: how many there are and what is damaged.
+
+        Args:
+            path: a regular file.
+            intervals: start (inclusive) and end (exclusive, None for the end of the file) of
+                parts of the file, in seconds from its first frame.
+            thumbnail_every_s: keep one small grey picture for so many seconds of video; None for
+                none.
+
+        Returns:
+            What was found, with one of `spans` for each interval.
 
         Raises:
             VideoRefusedError: if it is not a video that can be decoded within the limits.
+            ValueError: if an argument makes no sense.
         """
-        return self._ask(Path(path), _request(frames=0, to_the_end=True))
+        for start_s, end_s in intervals:
+            if not start_s >= 0 or (end_s is not None and not end_s > start_s):
+                raise ValueError(f"an interval from {start_s} s to {end_s} s holds nothing")
+        if thumbnail_every_s is not None and not thumbnail_every_s > 0:
+            raise ValueError(f"thumbnail_every_s must be above 0, got {thumbnail_every_s}")
+        found = Found()
+        request = {
+            "to_the_end": True,
+            "intervals": list(intervals),
+            "thumbnail_every_s": thumbnail_every_s,
+        }
+        pictures = self._pictures(Path(path), request, [], found)
+        with contextlib.closing(pictures):
+            for picture in pictures:
+                if len(found.thumbnails) * (thumbnail_every_s or 1) > self.limits.max_duration_s:
+                    raise VideoRefusedError(Path(path), "crash", "thumbnails come without end")
+                found.thumbnails.append(picture.array[..., 0].copy())
+        return found.scan()
 
     def read(
         self,
@@ -160,22 +164,48 @@ class Decoder:
             VideoRefusedError: if the file is refused or has no frame `start`.
             ValueError: if an argument makes no sense.
         """
-        if start < 0 or stride < 1 or (frames is not None and frames < 1):
-            raise ValueError(
-                "start must be at least 0, stride and frames at least 1, "
-                f"got start {start}, stride {stride}, frames {frames}"
-            )
+        span = Span(start, stride, frames, (crop_x, crop_y))
         if side_px is not None:
             check_crop(side_px, crop_x, crop_y)
-        request = _request(start=start, stride=stride, frames=frames, side_px=side_px)
-        decoded = self._ask(Path(path), {**request, "crop_x": crop_x, "crop_y": crop_y})
+        path, found = Path(path), Found()
+        pictures = self._pictures(path, {"side_px": side_px}, [span], found)
+        decoded = self._keep(path, pictures, found, span)
         if len(decoded.frames) == 0:
-            raise VideoRefusedError(
-                decoded.path,
-                "decode",
-                f"it has no frame {start}, only {decoded.shown_frames} frames",
-            )
+            raise _no_frame(path, span, decoded)
         return decoded
+
+    def stream(
+        self,
+        path: Path | str,
+        spans: Sequence[Span],
+        *,
+        side_px: int | None,
+        piece_frames: int = 64,
+    ) -> Iterator[Piece]:
+        """Decode a file once and yield the frames of many spans, which may overlap.
+
+        Pieces of different spans come interleaved, those of one span in order. In memory are the
+        open pieces of the spans under way, never a whole span. Leaving off early is allowed; the
+        decoder takes no other file before the stream is finished or closed.
+
+        Args:
+            path: a regular file.
+            spans: what is wanted, in any order.
+            side_px: square to resize and cut each frame to; None keeps the size.
+            piece_frames: frames of one piece, except that a span's last may have fewer.
+
+        Raises:
+            VideoRefusedError: if the file is refused; after all pieces, if a span has no frame.
+            ValueError: if an argument makes no sense.
+        """
+        if side_px is not None:
+            check_crop(side_px, 0.5, 0.5)
+        if not spans or piece_frames < 1:
+            raise ValueError(
+                "spans must not be empty and piece_frames at least 1, "
+                f"got {len(spans)} spans, piece_frames {piece_frames}"
+            )
+        return self._pieces(Path(path), list(spans), side_px, piece_frames)
 
     def read_image(
         self,
@@ -205,144 +235,159 @@ class Decoder:
         """
         if side_px is not None:
             check_crop(side_px, crop_x, crop_y)
-        request = _request(still=True, frames=1, side_px=side_px, crop_x=crop_x, crop_y=crop_y)
-        decoded = self._ask(Path(path), request)
-        return decoded.frames[0]
+        path, found, span = Path(path), Found(), Span(frames=1, crop=(crop_x, crop_y))
+        pictures = self._pictures(path, {"still": True, "side_px": side_px}, [span], found)
+        return self._keep(path, pictures, found, span).frames[0]
 
-    def _ask(self, path: Path, request: dict[str, Any]) -> Decoded:
+    def _pieces(
+        self, path: Path, spans: list[Span], side_px: int | None, piece_frames: int
+    ) -> Iterator[Piece]:
+        found = Found()
+        opened = [OpenPiece(number, span, piece_frames) for number, span in enumerate(spans)]
+        pictures = self._pictures(path, {"side_px": side_px}, spans, found)
+        with contextlib.closing(pictures):
+            for picture in pictures:
+                for number in picture.spans:
+                    yield from opened[number].add(picture.array, picture.time_s, picture.index)
+        for piece in opened:
+            yield from piece.end()
+        for piece in opened:
+            if not piece.taken:
+                raise _no_frame(path, piece.span, found.scan())
+
+    def _keep(
+        self,
+        path: Path,
+        pictures: Generator[Picture, None, None],
+        found: Found,
+        span: Span,
+    ) -> Decoded:
+        """Collect the pictures of one span within the limits."""
+        frames, times_s, indices = np.empty((0, 0, 0, 3), np.uint8), [], []
+        with contextlib.closing(pictures):
+            for picture in pictures:
+                kept, shape = len(indices), picture.array.shape
+                limits = self.limits
+                most = min(limits.max_frames, limits.max_kept_bytes // math.prod(shape))
+                if kept >= most:
+                    reason = (
+                        f"the frames asked for exceed max_frames {limits.max_frames} or "
+                        f"max_kept_bytes {limits.max_kept_bytes}; give frames, stride or side_px"
+                    )
+                    raise VideoRefusedError(path, "limits", reason)
+                if kept == len(frames):
+                    # What the file claims saves moving frames, but may be anything.
+                    claimed = ((found.info and found.info.frames_claimed) or 0) // span.stride + 1
+                    first = max(16, min(claimed, (64 << 20) // math.prod(shape)))
+                    room = np.empty((min(most, 2 * kept or span.frames or first), *shape), np.uint8)
+                    room[:kept] = frames[:kept].reshape(kept, *shape)
+                    frames = room
+                frames[kept] = picture.array
+                times_s.append(picture.time_s)
+                indices.append(picture.index)
+        return found.decoded(path, frames[: len(indices)], times_s, indices)
+
+    def _pictures(
+        self, path: Path, changes: dict[str, Any], spans: list[Span], found: Found
+    ) -> Generator[Picture, None, None]:
+        """Yield what one pass over a file gives, going on in a fresh child if the first one dies.
+
+        Raises:
+            VideoRefusedError: if the file is refused, or has killed or hung both.
+        """
+        kept, thumbnails = [0] * len(spans), 0
         with regular_file(path, self.limits) as fd:
-            try:
-                return self._attempt(path, fd, request)
-            except ChildDiedError:
-                # It may have been the machine or an earlier file: once more, in a fresh child.
-                return self._last_attempt(path, fd, request)
+            for last_attempt in (False, True):
+                request = {
+                    **{"still": False, "side_px": None, "to_the_end": False},
+                    **{"intervals": [], "thumbnail_every_s": None},
+                    **changes,
+                    "spans": [
+                        rest_of(span, count) for span, count in zip(spans, kept, strict=True)
+                    ],
+                    "thumbnails_kept": thumbnails,
+                    "cpu_s": self.limits.cpu_s(os.fstat(fd).st_size),
+                }
+                try:
+                    with contextlib.closing(self._attempt(path, fd, request, found)) as pictures:
+                        for picture in pictures:
+                            for number in picture.spans:
+                                kept[number] += 1
+                            thumbnails += not picture.spans
+                            yield picture
+                    return
+                except ChildDiedError as died:
+                    # It may have been the machine or an earlier file: once more, in a fresh child.
+                    if last_attempt:
+                        reason = f"{died.reason}, twice"
+                        raise VideoRefusedError(path, died.stage, reason) from died
 
-    def _last_attempt(self, path: Path, fd: int, request: dict[str, Any]) -> Decoded:
-        try:
-            return self._attempt(path, fd, request)
-        except ChildDiedError as died:
-            raise VideoRefusedError(path, died.stage, f"{died.reason}, twice") from died
+    def _attempt(
+        self, path: Path, fd: int, request: dict[str, Any], found: Found
+    ) -> Generator[Picture, None, None]:
+        """Ask one child, and yield what it sends, each picture before the next is fetched.
 
-    def _attempt(self, path: Path, fd: int, request: dict[str, Any]) -> Decoded:
+        Raises:
+            VideoRefusedError: if the child refuses the file.
+            ChildDiedError: if it does not come to an end.
+        """
+        if self._busy:
+            raise ValueError("a stream of this decoder is still open: finish or close it first")
         limits, still = self.limits, request["still"]
         if self._child is not None and self._child.wear >= 1:
             self.close()
         child = self._ready()
         child.wear += 1 / (limits.images_per_child if still else limits.files_per_child)
         wall_s = limits.image_wall_s if still else limits.wall_s
-        clean = False
+        clean, self._busy = False, True
         try:
             child.channel.set_deadline(wall_s)
             child.channel.send_with_file(request, fd)
-            answer = _receive(child.channel, path, request, limits)
+            self._inbox.expect(request)
+            while "done" not in (message := child.channel.receive()):
+                if "refused" in message:
+                    refused = message["refused"]
+                    stage = STAGES[STAGES.index(refused["stage"])]
+                    clean = True
+                    raise VideoRefusedError(path, stage, str(refused["reason"]))
+                if "info" in message:
+                    found.info = VideoInfo(**message["info"])
+                    continue
+                pictures = self._inbox.take(message, child.channel)
+                left_s = child.channel.left_s
+                yield from pictures
+                # What the receiver takes is not the file's fault.
+                child.channel.set_deadline(left_s)
+            found.end(message["done"], len(request["intervals"]))
             clean = True
         except TimeoutError as error:
             reason = f"it was not decoded within {wall_s:g} s"
             raise ChildDiedError("timeout", reason) from error
         except (OSError, EOFError) as error:
-            raise ChildDiedError("crash", f"the decoder died ({child.close()})") from error
+            how = child.close()
+            if how == "SIGXCPU":
+                reason = (
+                    f"it takes more than {request['cpu_s']:.0f} s of processor time for its size"
+                )
+                raise VideoRefusedError(path, "limits", reason) from error
+            raise ChildDiedError("crash", f"the decoder died ({how})") from error
         except VideoRefusedError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ChildDiedError("crash", f"the decoder answered {error!r}") from error
         finally:
+            self._busy = False
             if not clean:
                 # Whatever happened, an interrupt too, the rest of an answer may still be coming.
                 self.close()
-        if isinstance(answer, VideoRefusedError):
-            raise answer
-        return answer
 
     def _ready(self) -> Child:
         if self._child is None:
-            self._child = Child.start(dataclasses.asdict(self.limits))
+            self._child = Child.start(dataclasses.asdict(self.limits), self.backend)
         return self._child
 
 
-def _request(**changes: Any) -> dict[str, Any]:
-    plain = {"still": False, "start": 0, "stride": 1, "frames": None, "to_the_end": False}
-    return {**plain, "side_px": None, "crop_x": 0.5, "crop_y": 0.5, **changes}
-
-
-@contextlib.contextmanager
-def regular_file(path: Path, limits: DecodeLimits) -> Iterator[int]:
-    """Open a file for reading, without ever waiting for it or touching a device.
-
-    Raises:
-        VideoRefusedError: if it cannot be opened, is no regular file or is too large.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise VideoRefusedError(path, "open", "it is not a regular file")
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise VideoRefusedError(path, "open", error.strerror or repr(error)) from error
-    except ValueError as error:
-        if isinstance(error, VideoRefusedError):
-            raise
-        raise VideoRefusedError(path, "open", str(error)) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoRefusedError(path, "open", "it is not a regular file")
-        if status.st_size > limits.max_file_bytes:
-            reason = f"{status.st_size} bytes, max_file_bytes is {limits.max_file_bytes}"
-            raise VideoRefusedError(path, "limits", reason)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _receive(
-    channel: Channel, path: Path, request: dict[str, Any], limits: DecodeLimits
-) -> Decoded | VideoRefusedError:
-    """Collect an answer, trusting no number in it.
-
-    Returns:
-        The frames, or the child's refusal.
-
-    Raises:
-        VideoRefusedError: if the answer outgrows the limits; the rest of it is not read.
-    """
-    info = None
-    frames, times_s, indices = np.empty((0, 0, 0, 3), np.uint8), [], []
-    while True:
-        message = channel.receive()
-        if "refused" in message:
-            refused = message["refused"]
-            stage = STAGES[STAGES.index(refused["stage"])]
-            return VideoRefusedError(path, stage, str(refused["reason"]))
-        if "info" in message:
-            info = VideoInfo(**message["info"])
-            continue
-        if "done" in message:
-            break
-        kept = len(indices)
-        shape = (int(message["height"]), int(message["width"]), 3)
-        if min(shape) < 1 or (kept and shape != frames.shape[1:]):
-            raise TypeError(f"a frame of {shape} after {frames.shape[1:]}")
-        most = min(limits.max_frames, limits.max_kept_bytes // math.prod(shape))
-        if kept >= most:
-            reason = (
-                f"the frames asked for exceed max_frames {limits.max_frames} or max_kept_bytes "
-                f"{limits.max_kept_bytes}; give frames, stride or side_px"
-            )
-            raise VideoRefusedError(path, "limits", reason)
-        if kept == len(frames):
-            room = np.empty((min(most, 2 * kept or request["frames"] or 16), *shape), np.uint8)
-            if kept:
-                room[:kept] = frames
-            frames = room
-        channel.receive_into(frames[kept])
-        times_s.append(float(message["time_s"]))
-        indices.append(int(message["index"]))
-    if info is None:
-        raise KeyError("info")
-    return Decoded(
-        info=info,
-        **message["done"],
-        frames=frames[: len(indices)],
-        times_s=np.array(times_s, np.float64),
-        indices=np.array(indices, np.int64),
-        path=path,
+def _no_frame(path: Path, span: Span, scan: Scan) -> VideoRefusedError:
+    return VideoRefusedError(
+        path, "decode", f"it has no frame {span.start}, only {scan.shown_frames} frames"
     )

@@ -9,210 +9,30 @@ only the standard library, numpy, PyAV and Pillow, and is ready in a fifth of a 
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
+from bisect import bisect_left
 from typing import Any
 
 import av
 import av.logging
 import av.subtitles.codeccontext
 import av.subtitles.stream
-import numpy as np
 import PIL.ImageFile  # noqa: F401
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
+from toto.video import torchcodec_file
 from toto.video.channel import Channel
 from toto.video.confine import allow_cpu, confine
+from toto.video.due import Due
+from toto.video.picture import Outbox, thumbnail, upright_rgb
 from toto.video.refused import Refused
-from toto.video.sniff import HEAD_BYTES, container_of, describe
 from toto.video.still import read_still
-from toto.video.transforms import resize_crop
-
-# FFmpeg's names. What people record, publish and archive; the long tail of decoders for old games
-# and formats is where memory errors live, and stays closed.
-CODECS = {
-    *("h264", "hevc", "h263", "mpeg4", "mpeg1video", "mpeg2video", "msmpeg4v1", "msmpeg4v2"),
-    *("msmpeg4", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "theora", "mjpeg"),
-    *("gif", "flv", "wmv1", "wmv2", "wmv3", "vc1", "prores", "dnxhd", "dvvideo", "ffv1"),
-    *("huffyuv", "ffvhuff", "rawvideo", "cinepak", "svq3"),
-}
-
-
-class Video:
-    """One open file: its frames in the order they are shown, and what went wrong on the way."""
-
-    def __init__(
-        self, container: InputContainer, stream: VideoStream, limits: dict[str, Any]
-    ) -> None:
-        self.container = container
-        self.stream = stream
-        self.limits = limits
-        self.decoded_frames = 0
-        self.decode_errors = 0
-        self.dropped_times = 0
-        self.last_time_s = 0.0
-
-    def frames(self) -> Iterator[tuple[int, float, VideoFrame]]:
-        """Yield index, time in seconds from the first frame, and the frame."""
-        index, first, last = 0, 0.0, float("-inf")
-        for frame in self._decoded():
-            self.decoded_frames += 1
-            self.decode_errors += frame.is_corrupt
-            stamp = self._stamp(frame, last)
-            if stamp <= last:
-                self.dropped_times += 1
-                continue
-            first, last = (stamp, stamp) if index == 0 else (first, stamp)
-            self.last_time_s = stamp - first
-            if self.last_time_s > self.limits["max_duration_s"]:
-                raise Refused(
-                    "limits",
-                    f"frame {index} is shown at {self.last_time_s:.0f} s, "
-                    f"max_duration_s is {self.limits['max_duration_s']:g}",
-                )
-            yield index, self.last_time_s, frame
-            index += 1
-
-    def info(self, frame: VideoFrame) -> dict[str, Any]:
-        """Say what the container claims, with the size of a frame as it is shown."""
-        stream = self.stream
-        fps = stream.average_rate or stream.guessed_rate
-        turned = round(frame.rotation / 90) % 2 == 1
-        return {
-            "width": frame.height if turned else frame.width,
-            "height": frame.width if turned else frame.height,
-            "frames_claimed": stream.frames or None,
-            "fps": float(fps) if fps else None,
-            "duration_s": _duration_s(self.container, stream),
-            "codec": stream.codec_context.name,
-            "container": self.container.format.name,
-        }
-
-    def _decoded(self) -> Iterator[VideoFrame]:
-        """Decode packet by packet: a damaged one costs itself, not the rest of the file."""
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except MemoryError:
-                raise
-            except FFmpegError:
-                self.decode_errors += 1
-                yield from self._flush()
-                return
-            if packet is None:
-                return
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise
-            except FFmpegError:
-                self.decode_errors += 1
-                continue
-            for frame in frames:
-                if isinstance(frame, VideoFrame):
-                    yield frame
-
-    def _flush(self) -> Iterator[VideoFrame]:
-        """Get the frames still inside the decoder when the file broke off."""
-        try:
-            yield from self.stream.codec_context.decode(None)
-        except FFmpegError:
-            self.decode_errors += 1
-
-    def _stamp(self, frame: VideoFrame, last: float) -> float:
-        # AVI stores no times of showing, only the order of storage. FFmpeg puts that order on
-        # `pts` as it is, which jumps back and forth with B-frames; on `dts` it comes out sorted.
-        ticks = frame.dts if self.container.format.name == "avi" else frame.pts
-        # Frames that are flushed out of the decoder come without the unit of their times.
-        unit = frame.time_base or self.stream.time_base
-        if ticks is not None and unit is not None:
-            return float(ticks * unit)
-        fps = self.stream.average_rate or self.stream.guessed_rate
-        if not fps:
-            raise Refused("decode", "its frames carry no times and it names no frame rate")
-        return last + 1 / float(fps) if last > float("-inf") else 0.0
-
-
-@contextmanager
-def open_video(fd: int, limits: dict[str, Any]) -> Iterator[Video]:
-    """Open a regular file by its descriptor with the one demuxer that its first bytes call for.
-
-    Raises:
-        Refused: if it is no video, is broken, or is larger than the limits.
-    """
-    head = os.pread(fd, HEAD_BYTES, 0)
-    demuxer = container_of(head)
-    if demuxer is None:
-        raise Refused("sniff", describe(head))
-    os.lseek(fd, 0, os.SEEK_SET)
-    codec_options = {
-        "codec_whitelist": ",".join(sorted(CODECS)),
-        "max_pixels": str(limits["max_pixels"]),
-    }
-    try:
-        # `fd:` with only that protocol allowed: a demuxer that follows a name inside the file
-        # finds no way to open it.
-        container = av.open(
-            "fd:",
-            format=demuxer,
-            options={
-                "fd": str(fd),
-                "protocol_whitelist": "fd",
-                "format_whitelist": demuxer,
-                "max_streams": str(limits["max_streams"]),
-                **codec_options,
-            },
-            metadata_errors="replace",
-        )
-    except MemoryError:
-        raise
-    except FFmpegError as error:
-        raise Refused(
-            "probe", f"the {demuxer} container cannot be read: {error.strerror}"
-        ) from error
-    with container:
-        stream = _checked_stream(container, limits)
-        stream.codec_context.options = codec_options
-        # One thread: throughput comes from more children, and frames do not depend on timing.
-        stream.codec_context.thread_count = 1
-        yield Video(container, stream, limits)
-
-
-def picture(
-    upright: NDArray[np.uint8], request: dict[str, Any], limits: dict[str, Any]
-) -> NDArray[np.uint8]:
-    """Bring an upright picture to the size that was asked for.
-
-    Raises:
-        Refused: if it is so long and narrow that its resized whole would exceed the limits.
-    """
-    side_px = request["side_px"]
-    if side_px is None:
-        return upright
-    height, width = upright.shape[:2]
-    if side_px**2 * max(height, width) // min(height, width) > limits["max_pixels"]:
-        raise Refused(
-            "limits",
-            f"{width} x {height} pixels, resized to a shortest side of {side_px}, exceed "
-            f"max_pixels {limits['max_pixels']}",
-        )
-    return resize_crop(upright, side_px, request["crop_x"], request["crop_y"])
-
-
-def upright_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Turn a decoded frame upright, and into sRGB bytes [H W 3]."""
-    array = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-    return np.ascontiguousarray(array, dtype=np.uint8)
+from toto.video.transforms import Squares
+from toto.video.video_file import open_video
 
 
 def answer_still(
-    channel: Channel, fd: int, request: dict[str, Any], limits: dict[str, Any]
+    channel: Channel, fd: int, request: dict[str, Any], limits: dict[str, Any], squares: Squares
 ) -> dict[str, Any]:
     """Send an image as a video of one frame.
 
@@ -222,18 +42,28 @@ def answer_still(
     Raises:
         Refused: if the file is no image, is broken, or is larger than the limits.
     """
-    kind, upright = read_still(fd, limits)
-    size = {"height": upright.shape[0], "width": upright.shape[1]}
+    kind, picture = read_still(fd, limits)
+    size = {"height": picture.shape[0], "width": picture.shape[1]}
     claims = {"frames_claimed": 1, "fps": None, "duration_s": None}
-    array = picture(upright, request, limits)
+    if request["side_px"] is not None:
+        frame = VideoFrame.from_ndarray(picture)
+        picture = squares.cut(frame, request["side_px"], *request["spans"][0]["crop"])
     channel.send({"info": {**size, **claims, "codec": kind, "container": "image"}})
-    height, width = array.shape[:2]
-    channel.send({"index": 0, "time_s": 0.0, "height": height, "width": width}, array)
-    return {"decoded_frames": 1, "decode_errors": 0, "dropped_times": 0, "last_time_s": 0.0}
+    outbox = Outbox(channel)
+    outbox.add(picture, spans=[0], index=0, time_s=0.0)
+    outbox.send()
+    counts = {
+        "decoded_frames": 1,
+        "decode_errors": 0,
+        "placeholders": 0,
+        "dropped_times": 0,
+        "last_time_s": 0.0,
+    }
+    return {**counts, "complaints": [], "spans": []}
 
 
 def answer(
-    channel: Channel, fd: int, request: dict[str, Any], limits: dict[str, Any]
+    channel: Channel, fd: int, request: dict[str, Any], limits: dict[str, Any], squares: Squares
 ) -> dict[str, Any]:
     """Send the file's info and the frames asked for one by one.
 
@@ -243,26 +73,24 @@ def answer(
     Raises:
         Refused: if the file is no video, is broken, or is larger than the limits.
     """
-    wanted, kept, size = request["start"], 0, None
-    with open_video(fd, limits) as video:
+    due = Due(request["spans"])
+    thumbnails = _Thumbnails(request["thumbnail_every_s"], request["thumbnails_kept"])
+    times_s, outbox = array("d"), Outbox(channel)
+    side_px = request["side_px"]
+    with open_video(fd, limits, checked=request["to_the_end"]) as video:
         for index, time_s, frame in video.frames():
+            times_s.append(time_s)
             if index == 0:
                 channel.send({"info": video.info(frame)})
-            if index == wanted and kept != request["frames"]:
-                array = picture(upright_rgb(frame), request, limits)
-                if size not in (None, array.shape):
-                    raise Refused(
-                        "decode",
-                        f"the picture changes from {size[1]}x{size[0]} to "
-                        f"{array.shape[1]}x{array.shape[0]} at frame {index}; give side_px",
-                    )
-                size = array.shape
-                channel.send(
-                    {"index": index, "time_s": time_s, "height": size[0], "width": size[1]}, array
-                )
-                wanted, kept = wanted + request["stride"], kept + 1
-            if kept == request["frames"] and not request["to_the_end"]:
+            if thumbnails.wants(time_s):
+                outbox.add(thumbnail(frame), spans=[], index=index, time_s=time_s)
+            for crop, spans in due.at(index):
+                whole = side_px is None
+                picture = upright_rgb(frame) if whole else squares.cut(frame, side_px, *crop)
+                outbox.add(picture, spans=spans, index=index, time_s=time_s)
+            if due.none and not request["to_the_end"]:
                 break
+        outbox.send()
         if video.decoded_frames == 0:
             raise Refused(
                 "decode", f"no frame could be decoded ({video.decode_errors} damaged packets)"
@@ -270,22 +98,46 @@ def answer(
         return {
             "decoded_frames": video.decoded_frames,
             "decode_errors": video.decode_errors,
+            "placeholders": video.placeholders,
             "dropped_times": video.dropped_times,
             "last_time_s": video.last_time_s,
+            "complaints": video.complaints(),
+            "spans": [_within(times_s, *interval) for interval in request["intervals"]],
         }
 
 
-def serve(channel: Channel, limits: dict[str, Any]) -> None:
+class _Thumbnails:
+    """When the next one is due: the first frame at or after every so many seconds."""
+
+    def __init__(self, every_s: float | None, already: int) -> None:
+        self._every_s = every_s
+        self._already = already
+        self._next = 0
+
+    def wants(self, time_s: float) -> bool:
+        # A microsecond of grace: 6 * 0.1 is more than 0.6.
+        if self._every_s is None or time_s + 1e-6 < self._next * self._every_s:
+            return False
+        self._next = int((time_s + 1e-6) / self._every_s) + 1
+        self._already -= 1
+        return self._already < 0
+
+
+def serve(channel: Channel, limits: dict[str, Any], backend: str) -> None:
     """Answer requests until the parent hangs up."""
+    squares = Squares()
     while True:
         try:
             request, fd = channel.receive_with_file()
         except EOFError:
             return
-        allow_cpu(limits["wall_s"])
+        allow_cpu(request["cpu_s"])
         try:
             reply = answer_still if request["still"] else answer
-            last = {"done": reply(channel, fd, request, limits)}
+            # PyAV alone can go over damage and count it: it probes and scans in either case.
+            if backend == "torchcodec" and reply is answer and request["spans"]:
+                reply = torchcodec_file.answer
+            last = {"done": reply(channel, fd, request, limits, squares)}
         except Refused as refused:
             last = {"refused": {"stage": refused.stage, "reason": refused.reason}}
         except MemoryError:
@@ -300,43 +152,29 @@ def main(arguments: list[str]) -> None:
     """Confine the process, say hello, serve.
 
     Args:
-        arguments: the number of the inherited socket, the parent's process id, the limits as JSON.
+        arguments: the number of the inherited socket, the parent's process id, the limits as
+            JSON, the backend.
     """
     av.logging.set_level(None)
     channel = Channel(socket.socket(fileno=int(arguments[0])))
-    limits = json.loads(arguments[2])
-    held = confine(parent_pid=int(arguments[1]), memory_bytes=limits["memory_bytes"])
+    limits, backend = json.loads(arguments[2]), arguments[3]
+    memory_bytes = limits["memory_bytes"]
     versions = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+    try:
+        if backend == "torchcodec":
+            versions = torchcodec_file.load()
+            memory_bytes += torchcodec_file.mapped_bytes()
+        held = confine(parent_pid=int(arguments[1]), memory_bytes=memory_bytes)
+        if backend == "torchcodec":
+            torchcodec_file.require(held)
+    except ValueError as error:
+        channel.send({"unusable": str(error)})
+        return
     channel.send({"hello": {"decoder": versions, **held}})
-    serve(channel, limits)
+    serve(channel, limits, backend)
 
 
-def _checked_stream(container: InputContainer, limits: dict[str, Any]) -> VideoStream:
-    if len(container.streams) > limits["max_streams"]:
-        raise Refused(
-            "limits", f"{len(container.streams)} streams, max_streams is {limits['max_streams']}"
-        )
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        raise Refused("probe", "it has no video stream")
-    stream = streams[0]
-    codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
-    if codec not in CODECS:
-        raise Refused("probe", f"its codec {codec} is not among those that are decoded")
-    if stream.width * stream.height > limits["max_pixels"]:
-        raise Refused(
-            "limits",
-            f"{stream.width} x {stream.height} pixels, max_pixels is {limits['max_pixels']}",
-        )
-    duration_s = _duration_s(container, stream)
-    if duration_s is not None and duration_s > limits["max_duration_s"]:
-        raise Refused(
-            "limits", f"{duration_s:.0f} s, max_duration_s is {limits['max_duration_s']:g}"
-        )
-    return stream
-
-
-def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / 1e6
+def _within(times_s: "array[float]", start_s: float, end_s: float | None) -> tuple[int, int]:
+    """Find the first frame and the count of the frames with start_s <= time < end_s."""
+    first = bisect_left(times_s, start_s)
+    return first, (len(times_s) if end_s is None else bisect_left(times_s, end_s)) - first

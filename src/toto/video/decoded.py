@@ -1,6 +1,6 @@
 """What the decoder hands out: what a file claims to be, what it turned out to be, its frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 
 from toto.types import Clip
+
+THUMBNAIL_PX = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,7 @@ class VideoInfo:
     container: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scan:
     """What decoding a file found, up to where the decoding stopped.
 
@@ -43,6 +45,12 @@ class Scan:
         decode_errors: packets that could not be decoded and frames that came out damaged.
         dropped_times: frames left out, and given no index, because time did not increase.
         last_time_s: when the last frame is shown, in seconds from the first.
+        placeholders: empty packets that the container counts as frames.
+        complaints: other signs of damage, looked for by `Decoder.scan` only.
+        spans: index of the first frame and count of the frames within each interval asked for;
+            with a count of 0, the index is where such a frame would be.
+        thumbnails: whole upright frames, grey, squashed to a square: the first at or after every
+            so many seconds.
     """
 
     info: VideoInfo
@@ -50,11 +58,33 @@ class Scan:
     decode_errors: int
     dropped_times: int
     last_time_s: float
+    placeholders: int = 0
+    complaints: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+    thumbnails: UInt8[np.ndarray, "N 64 64"] = field(
+        default_factory=lambda: np.empty((0, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+    )
 
     @property
     def shown_frames(self) -> int:
         """Frames that have an index: those decoded and not dropped."""
         return self.decoded_frames - self.dropped_times
+
+    def damage(self) -> str | None:
+        """Say in words what is wrong with a file that decodes, or None if nothing was found.
+
+        Of a whole `Decoder.scan`: a read that stops early has decoded less than the file holds.
+        """
+        claimed = (self.info.frames_claimed or 0) - self.placeholders
+        found = []
+        if self.decoded_frames < claimed:
+            missing = claimed - self.decoded_frames
+            found.append(f"{missing} of {claimed} frames could not be decoded")
+        if self.decode_errors:
+            found.append(f"{self.decode_errors} packets or frames are damaged")
+        if self.dropped_times:
+            found.append(f"{self.dropped_times} frames without an increasing time were left out")
+        return "; ".join([*found, *self.complaints]) or None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The manifest: one row a source file, read or refused, so that nothing goes missing in silence."""
+"""The manifest: one row a clip, read or lost, so that nothing goes missing in silence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -9,15 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toto.runtime.durable import make_folder, write_bytes
+from toto.video.entry import Kind
 
 _SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
+        pa.field("clip", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
         pa.field("sha256", pa.string()),
+        pa.field("file_bytes", pa.int64(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("stage", pa.string()),
         pa.field("reason", pa.string()),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64()),
+        pa.field("first_frame", pa.int64(), nullable=False),
         pa.field("frames", pa.int64(), nullable=False),
         pa.field("width", pa.int64(), nullable=False),
         pa.field("height", pa.int64(), nullable=False),
@@ -25,47 +32,66 @@ _SCHEMA = pa.schema(
         pa.field("duration_s", pa.float64(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.binary()),
     ]
 )
+
+Status = Literal["ok", "refused", "quarantined", "missing", "blocked"]
+"""`refused`: not media, or beyond the limits. `quarantined`: it killed or hung the decoder, or is
+no longer what ingest saw. `missing`: listed by its data set, not on disk. `blocked`: a copy of what
+a block list holds. The clip of an `ok` row with a reason is damaged and used all the same."""
+STATUSES: tuple[Status, ...] = ("ok", "refused", "quarantined", "missing", "blocked")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What became of one source file.
+    """What became of one clip of a data set.
 
     Raises:
-        ValueError: if the status is unknown, an ok row has no frame, or a refused one no reason.
+        ValueError: if the status is unknown, an ok row has no frame, or another one no reason.
     """
 
     source: str
-    """Name of the dataset."""
+    """Name of the data set."""
     path: str
-    """Relative to the dataset's root, with slashes; or the name of a clip that was made."""
+    """Of the clip's file, as in its `Entry`."""
+    clip: str
+    """Name that no other clip of the data set has."""
+    kind: Kind = "video"
     sha256: str | None
     """Of the file's bytes; None where it could not be read."""
-    status: Literal["ok", "refused"]
+    file_bytes: int = 0
+    status: Status
     stage: str | None = None
-    """Where a refused file was stopped: see `toto.video.decode.STAGES`."""
+    """Where the clip was lost: see `toto.video.decode.STAGES`."""
     reason: str | None = None
-    """Why it was refused, or what is damaged in a file that is used all the same."""
+    """Why it was lost, or what is damaged in a clip that is used all the same."""
+    start_s: float = 0.0
+    """As the data set says, in seconds from the file's first frame."""
+    end_s: float | None = None
+    first_frame: int = 0
+    """Index of the clip's first frame in its file."""
     frames: int = 0
-    """Frames that can be read, by decoding the whole file once."""
+    """Frames of the clip that can be read, by decoding the whole file once."""
     width: int = 0
     height: int = 0
     fps: float | None = None
     """Average rate that the container names; None where it names none."""
     duration_s: float = 0.0
-    """When the last frame is shown, in seconds from the first."""
+    """From the clip's first frame to its last, in seconds."""
     label: str | None = None
     split: str = "train"
+    fingerprint: bytes | None = None
+    """Perceptual hashes of some frames: see `toto.video.fingerprint`."""
 
     def __post_init__(self) -> None:
-        if self.status not in ("ok", "refused"):
-            raise ValueError(f"{self.path}: status is ok or refused, got {self.status!r}")
+        if self.status not in STATUSES:
+            known = ", ".join(STATUSES)
+            raise ValueError(f"{self.path}: status is one of {known}, got {self.status!r}")
         if self.status == "ok" and self.frames < 1:
             raise ValueError(f"{self.path}: an ok row has at least 1 frame, got {self.frames}")
-        if self.status == "refused" and not (self.stage and self.reason):
-            raise ValueError(f"{self.path}: a refused row says its stage and reason")
+        if self.status != "ok" and not (self.stage and self.reason):
+            raise ValueError(f"{self.path}: a {self.status} row says its stage and reason")
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -89,7 +115,8 @@ def read_manifest(path: Path) -> list[Row]:
     try:
         # Through a file object: given a path, pyarrow would add columns from names like `a=b/`.
         with path.open("rb") as file:
-            table = pq.ParquetFile(file).read()
+            # Without threads: one that reads ahead can abort the process at its end.
+            table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest: {str(error).splitlines()[0]}") from error
     expected = {field.name: field.type for field in _SCHEMA}

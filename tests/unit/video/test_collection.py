@@ -9,9 +9,11 @@ import pytest
 
 from toto.config import to_dict
 from toto.runtime.folder import RunFolder
-from toto.video.collection import MANIFEST, Collection, CollectionConfig
+from toto.video.collection import MANIFEST, Collection, CollectionConfig, DigitClips
+from toto.video.datasets.folder import Folder
 from toto.video.datasets.moving_digits import MovingDigitsConfig
 from toto.video.decode import Decoder
+from toto.video.ingest import held_out
 from toto.video.manifest import Row, write_manifest
 
 FRAMES, STRIDE, SIDE_PX = 4, 3, 32
@@ -20,7 +22,7 @@ FRAMES, STRIDE, SIDE_PX = 4, 3, 32
 LENGTHS = {"long": 300, "odd": 61, "barely": 24, "short": 20}
 
 
-def ingested(path: Path, lengths: dict[str, int], **fields: Any) -> Collection:
+def ingested(path: Path, lengths: dict[str, int]) -> Collection:
     """A folder as `toto ingest` leaves it, of videos whose frame n is of grey n (mod 250)."""
     videos = path / "videos"
     videos.mkdir(parents=True)
@@ -31,33 +33,40 @@ def ingested(path: Path, lengths: dict[str, int], **fields: Any) -> Collection:
         made_clips.make(
             videos / f"{name}.mp4", "libx264rgb", "rgb24", frames=frames, options={"qp": "0"}
         )
-        rows.append(
-            Row(
-                source="clips",
-                path=f"{name}.mp4",
-                sha256="0" * 64,
-                status="ok",
-                frames=length,
-                width=64,
-                height=64,
-            )
+        row = Row(
+            source="clips",
+            path=f"{name}.mp4",
+            clip=name,
+            sha256="0" * 64,
+            status="ok",
+            frames=length,
+            width=64,
+            height=64,
         )
+        rows += held_out(row, 0.25, STRIDE, FRAMES)
     rows.append(
         Row(
-            source="clips", path="bad.mp4", sha256=None, status="refused", stage="sniff", reason="?"
+            source="clips",
+            path="bad.mp4",
+            clip="bad",
+            sha256=None,
+            status="refused",
+            stage="sniff",
+            reason="?",
         )
     )
     config = CollectionConfig(
-        videos=videos,
         frames=FRAMES,
         stride=STRIDE,
         side_px=SIDE_PX,
+        held_out_share=0.25,
         digits=MovingDigitsConfig(frames=FRAMES, side_px=SIDE_PX, digit_px=16),
-        **fields,
+        digit_clips=DigitClips(pretrain=1, train=1, selection=1, test=1),
     )
     with RunFolder.create(path / "data", config, tensorboard=False) as folder:
         write_manifest(path / "data" / MANIFEST, rows)
-        folder.write_result("ingest", {"config": to_dict(config)})
+        saved = {"reader": "folder", "dataset": to_dict(Folder(root=videos, name="clips"))}
+        folder.write_result("ingest", {**saved, "collection": to_dict(config)})
     return Collection(path / "data")
 
 
@@ -74,32 +83,21 @@ def decoder() -> Iterator[Decoder]:
 
 def test_opens_what_ingest_wrote(collection: Collection) -> None:
     assert collection.config.frames == FRAMES
-    assert [row.path for row in collection.videos] == [f"{name}.mp4" for name in LENGTHS]
-    assert len(collection.rows) == len(LENGTHS) + 1
-    assert all(collection.path(row).is_file() for row in collection.videos)
+    assert [row.clip for row in collection.split("pretrain")] == list(LENGTHS)
+    held_out = ["long@225", "odd@48", "barely@12"]
+    assert [row.clip for row in collection.split("held-out")] == held_out
+    assert collection.held_out == collection.split("held-out")
+    assert len(collection.rows) == len(LENGTHS) + len(held_out) + 1
+    assert all(collection.path(row).is_file() for row in collection.clips)
 
 
 def test_reads_the_kept_frames_cut_to_squares(collection: Collection, decoder: Decoder) -> None:
-    decoded = collection.read(decoder, collection.videos[2])
-    assert decoded.indices.tolist() == list(range(0, 24, STRIDE))
-    assert decoded.frames.shape == (8, SIDE_PX, SIDE_PX, 3)
+    barely = collection.split("held-out")[2]
+    decoded = collection.read(decoder, barely)
+    assert decoded.indices.tolist() == list(range(12, 24, STRIDE))
+    assert decoded.frames.shape == (4, SIDE_PX, SIDE_PX, 3)
     assert decoded.frames[:, 0, 0, 0].tolist() == decoded.indices.tolist()
-    assert collection.read(decoder, collection.videos[2], side_px=20).frames.shape[1:3] == (20, 20)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.9])
-def test_parts_never_overlap_and_leave_nothing_out(tmp_path: Path, share: float) -> None:
-    collection = ingested(tmp_path, {}, held_out_share=share)
-    for kept in range(1, 200):
-        pretrain, held_out = (collection.part(kept, part) for part in ("pretrain", "held-out"))
-        assert (pretrain.start, held_out.stop) == (0, kept)
-        assert pretrain.stop == held_out.start
-        held = held_out.stop - held_out.start
-        # Both sides hold a clip, or nothing is held out.
-        assert pretrain.stop >= min(FRAMES, kept)
-        assert held == 0 or held >= max(FRAMES, int(share * kept))
-        if kept >= 2 * FRAMES and share <= 0.5:
-            assert held > 0
+    assert collection.read(decoder, barely, side_px=20).frames.shape[1:3] == (20, 20)
 
 
 def test_no_frame_serves_pretraining_and_the_held_out_splits(
@@ -108,13 +106,13 @@ def test_no_frame_serves_pretraining_and_the_held_out_splits(
     """Neither as a clip nor behind a digit: both are cut at the same moment of the file."""
     backgrounds = {part: collection.backgrounds(decoder, part) for part in ("pretrain", "held-out")}
     assert [len(backgrounds[part]) for part in ("pretrain", "held-out")] == [4, 3]
-    for number, row in enumerate(collection.videos[:3]):
-        indices = collection.read(decoder, row).indices
-        cut = indices[collection.part(len(indices), "held-out")][0]  # first frame held out
+    for number, row in enumerate(collection.split("held-out")):
+        cut = collection.read(decoder, row).indices[0]
         shown, held_out = backgrounds["pretrain"][number], backgrounds["held-out"][number]
         assert len(shown) == min(cut, 240)
         assert shown[:, 0, 0, 0].tolist() == [n % 250 for n in range(len(shown))]
-        assert held_out[:, 0, 0, 0].tolist() == [n % 250 for n in range(cut, row.frames)]
+        last = cut + row.frames
+        assert held_out[:, 0, 0, 0].tolist() == [n % 250 for n in range(cut, last)]
 
 
 def test_backgrounds_are_larger_than_the_clip(collection: Collection, decoder: Decoder) -> None:
@@ -156,12 +154,18 @@ def test_the_frames_a_video_must_have() -> None:
     [
         ({"frames": 1}, "frames 1 must be at least 2, stride 4 at least 1"),
         ({"stride": 0}, "frames 16 must be at least 2, stride 0 at least 1"),
-        ({"held_out_share": 0.0}, r"held_out_share 0.0 must lie in \(0, 1\)"),
-        ({"held_out_share": 1.0}, r"held_out_share 1.0 must lie in \(0, 1\)"),
+        ({"held_out_share": -0.1}, r"held_out_share -0.1 must lie in \[0, 1\)"),
+        ({"held_out_share": 1.0}, r"held_out_share 1.0 must lie in \[0, 1\)"),
+        (
+            {"held_out_share": 0.0},
+            "moving digits play over held-out ends of the videos; give a --h",
+        ),
         ({"side_px": 64}, "digits of 16 frames and 128 px do not match clips of 16 frames and 64"),
         ({"frames": 8}, "digits of 16 frames and 128 px do not match clips of 8 frames and 128"),
     ],
 )
 def test_rejects(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CollectionConfig(), **fields)
+        dataclasses.replace(
+            CollectionConfig(held_out_share=0.2, digit_clips=DigitClips(test=1)), **fields
+        )

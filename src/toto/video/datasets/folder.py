@@ -1,29 +1,34 @@
-"""Any folder of videos: what most people have."""
+"""Any folder of videos and images: what most people have."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from toto.video.decode import Decoder
-from toto.video.ingest import rows_of_files
-from toto.video.manifest import Row
+from toto.video.datasets.listing import files_below, kind_of, require_name
+from toto.video.entry import Entry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
     """All files below a folder, in the order of their names; hidden ones are left out.
 
-    No name is trusted to tell a video: every file gets a row, and those that are not videos are
-    refused there with the reason.
+    No name is trusted to tell a video: every file gets an entry, and those that are neither a
+    video nor an image are refused by ingest with the reason.
     """
 
     root: Path
     name: str = "folder"
-    """What manifests call these videos."""
+    """What manifests and shards call these clips."""
     split: str = "train"
+    holds: Literal["videos and images", "videos"] = "videos and images"
+    """`videos`: a still image among them is refused like any other file that is no video."""
     label_is_folder: bool = False
-    """Label each video with the name of the folder it lies in; those right in `root` get none."""
+    """Label each file with the name of the folder it lies in; those right in `root` get none."""
+
+    def __post_init__(self) -> None:
+        require_name(self.name, "name")
+        require_name(self.split, "split")
 
     def files(self) -> list[Path]:
         """List the files, sorted by their path below `root`.
@@ -31,40 +36,32 @@ class Folder:
         Raises:
             ValueError: if `root` is no folder or has no file.
         """
-        if not self.root.is_dir():
-            raise ValueError(f"{self.root} is not a folder; point to a folder with videos")
-        found = []
-        for folder, folders, names in os.walk(self.root, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [Path(folder, name) for name in names if not name.startswith(".")]
-        if not found:
-            raise ValueError(f"{self.root} has no file; point to a folder with videos")
-        return sorted(found, key=lambda file: file.relative_to(self.root).as_posix())
+        return [self.root / path for path in self._paths()]
 
-    def __len__(self) -> int:
-        """How many files there are, and rows there will be."""
-        return len(self.files())
-
-    def rows(self, decoder: Decoder) -> Iterator[Row]:
-        """Decode every file once and yield its row.
+    def entries(self) -> Iterator[Entry]:
+        """Yield one entry a file; an image is known by its first bytes.
 
         Raises:
-            ValueError: if there is no file, or, after the last row, if none was a video.
+            ValueError: if `root` is no folder or has no file.
         """
-        return rows_of_files(
-            decoder,
-            self.root,
-            self.files(),
-            source=self.name,
-            split=self.split,
-            label_is_folder=self.label_is_folder,
-        )
+        for path in self._paths():
+            folders = path.split("/")[:-1]
+            yield Entry(
+                path=path,
+                clip=path,
+                kind="video" if self.holds == "videos" else kind_of(self.root, path),
+                label=folders[-1] if self.label_is_folder and folders else None,
+                split=self.split,
+            )
 
-    def path(self, row: Row) -> Path:
-        """Say where the file of a row is."""
-        return self.root / row.path
-
-
-def _raise(error: OSError) -> None:
-    # os.walk passes over folders it cannot list; their videos would be missing in silence.
-    raise error
+    def _paths(self) -> Iterator[str]:
+        if not self.root.is_dir():
+            raise ValueError(
+                f"{self.root} is not a folder; point to a folder with videos or images"
+            )
+        paths = files_below(self.root)
+        first = next(paths, None)
+        if first is None:
+            raise ValueError(f"{self.root} has no file; point to a folder with videos or images")
+        yield first
+        yield from paths

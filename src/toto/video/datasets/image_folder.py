@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from toto.video.datasets.listing import files_below
 from toto.video.decode import DecodeLimits, Decoder, VideoRefusedError, regular_file
 from toto.video.sniff import HEAD_BYTES, image_of
 
@@ -38,11 +39,8 @@ class ImageFolder:
             raise ValueError(f"limit {limit} must be at least 1")
         if not self.root.is_dir():
             raise ValueError(f"{self.root} is not a folder; point to a folder with images")
-        found = []
-        for folder, folders, names in os.walk(self.root, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [Path(folder, name) for name in names if not name.startswith(".")]
-        found = sorted(filter(_is_image, found), key=lambda path: path.as_posix())
+        found = [self.root / path for path in files_below(self.root)]
+        found = list(filter(_is_image, found))
         if not found:
             raise ValueError(f"{self.root} has no image; JPEG, PNG, WebP and BMP are read")
         if limit is None or limit >= len(found):
@@ -96,8 +94,3 @@ def _is_image(path: Path) -> bool:
             return image_of(os.pread(fd, HEAD_BYTES, 0)) is not None
     except VideoRefusedError:
         return False
-
-
-def _raise(error: OSError) -> None:
-    # os.walk passes over folders it cannot list; their images would be missing in silence.
-    raise error

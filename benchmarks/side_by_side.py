@@ -1,8 +1,13 @@
 """Timing two things so that a drifting machine cannot decide: in turns, as ratios of CPU time."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+PACKAGES = Path(sys.prefix) / "bench-packages"
+"""Where `make bench` puts peers that must not become dependencies."""
 
 
 def ratio(

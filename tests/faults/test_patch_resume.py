@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from toto.data.shards import ClipRecord, Description, Shard, write_shard
+from toto.data.records import ClipRecord, Description
+from toto.data.shards import write_shard
+from toto.data.token_set import TokenSet, write_index
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.training import StoppedError
 from toto.models.sampling import SamplingConfig
@@ -58,7 +60,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             for number, frames in enumerate(noise)
         ]
-        write_shard(folder / name, description, clips)
+        write_shard(folder / name / "00000", description, clips)
+        write_index(folder / name)
     save_tokenizer(grey, folder / "tokenizer")
     return folder
 
@@ -68,7 +71,7 @@ def job(shards: Path, predicts: str) -> Pretrain:
     model = replace(tiny.model, patch_values=192)
     if predicts == "patches":  # of 16 px, where the codes are of 8
         model = replace(model, patch_values=768, vocab_size=4, predicts="patches")
-    return replace(tiny, shards=shards, model=model, steps=STEPS, precision="fp32")
+    return replace(tiny, shards=str(shards), model=model, steps=STEPS, precision="fp32")
 
 
 @pytest.fixture(scope="module", params=["tokens", "patches"])
@@ -129,18 +132,19 @@ def test_stopped_and_resumed(
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
-def test_a_changed_frame_is_found_before_the_run(
+def test_a_changed_frame_is_found_before_its_batch(
     unbroken: tuple[Pretrain, Path], tmp_path: Path
 ) -> None:
     asked, _ = unbroken
     shards = shutil.copytree(asked.shards, tmp_path / "shards")
-    file = shards / "moving-digits/pretrain/frames.bin"
+    file = shards / "moving-digits/pretrain/00000/frames.bin"
     data = bytearray(file.read_bytes())
     data[-1] ^= 128
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"pretrain/frames\.bin is damaged: its sha256 is not"):
-        replace(asked, shards=shards).run(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(
+        ValueError, match=r"pretrain/00000/frames\.bin is damaged: its sha256 is not"
+    ):
+        replace(asked, shards=str(shards)).run(tmp_path / "run")
 
 
 def test_features_are_those_of_the_model_that_was_trained(unbroken: tuple[Pretrain, Path]) -> None:
@@ -148,7 +152,7 @@ def test_features_are_those_of_the_model_that_was_trained(unbroken: tuple[Pretra
     backbone = open_backbone(out)
     assert backbone.reads_patches
     side = 4 if asked.model.predicts == "tokens" else 2
-    shard = Shard(asked.shards / "moving-digits/selection", frames=True)
+    shard = TokenSet(Path(asked.shards, "moving-digits/selection"), frames=True)
     clip = backbone.window(shard, 0, 1, 4)
     assert torch.equal(clip, shard.pixels(0, 1, 4))
     features = backbone.features(clip, [0, 2])

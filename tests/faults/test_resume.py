@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from toto.data.shards import ClipRecord, Description, write_shard
+from toto.data.records import ClipRecord, Description
+from toto.data.shards import write_shard
+from toto.data.token_set import write_index
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.training import StoppedError
 from toto.recipes import PRETRAIN
@@ -69,13 +71,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             for number, grid in enumerate(grids)
         ]
-        write_shard(folder / name, description, clips)
+        write_shard(folder / name / "00000", description, clips)
+        write_index(folder / name)
     save_tokenizer(grey, folder / "tokenizer")
     return folder
 
 
 def job(shards: Path, steps: int = STEPS) -> Pretrain:
-    return replace(PRETRAIN["tiny"](), shards=shards, steps=steps, precision="fp32")
+    return replace(PRETRAIN["tiny"](), shards=str(shards), steps=steps, precision="fp32")
 
 
 def train(shards: Path, out: Path, crash_at: str = "", steps: int = STEPS) -> None:

@@ -38,5 +38,5 @@ def finished(videos: Path, small_tokenizer: Path, tmp_path_factory: pytest.TempP
 def grey_shards(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished demo's clips in tokens of `grey`, as recipe tiny reads them."""
     folder = tmp_path_factory.mktemp("grey") / "shards"
-    Tokenize(data=finished / "data", tokenizer="grey").run(folder)
+    Tokenize(data=(finished / "data",), tokenizer="grey").run(folder)
     return folder

@@ -9,6 +9,7 @@ import torch
 from toto.jobs.demo import Demo
 from toto.probe.fit import FitConfig
 from toto.recipes import DEMO, PRETRAIN
+from toto.recipes.data import own_videos
 from toto.tokenizers import VQVAEConfig, save_tokenizer
 from toto.train.learner import FrameBatch
 from toto.train.quantisation import QuantisationConfig
@@ -43,10 +44,9 @@ def demo_over(videos: Path, tokenizer: Path) -> Demo:
     return replace(
         whole,
         ingest=replace(
-            whole.ingest,
+            own_videos(whole.ingest, videos),
             collection=replace(
                 collection,
-                videos=videos,
                 frames=FRAMES,
                 side_px=SIDE_PX,
                 digits=replace(

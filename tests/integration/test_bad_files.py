@@ -13,6 +13,7 @@ from PIL import Image
 from toto.cli import main
 from toto.jobs.ingest import Ingest
 from toto.video.collection import Collection, CollectionConfig
+from toto.video.datasets.folder import Folder
 from toto.video.write import write_mp4
 
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
@@ -34,6 +35,9 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
+LAST_LINE = (
+    "2 clips; lost: 1 refused (limits), 1 refused (probe), 4 refused (sniff); damaged: 0; {}\n"
+)
 REASONS = {
     "cut.mp4": "",
     "empty.mp4": "empty",
@@ -51,18 +55,16 @@ def test_bad_files_are_listed_with_reasons_and_the_others_carry_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run" / "data"
-    monkeypatch.setattr(
-        sys, "argv", ["toto", "ingest", "--collection.videos", str(mixed), "--out", str(out)]
-    )
+    monkeypatch.setattr(sys, "argv", ["toto", "ingest", "--videos", str(mixed), "--out", str(out)])
     main()
-    assert capsys.readouterr().out == f"2 clips, 6 refused; {out}\n"
-    refused = json.loads((out / "results" / "ingest.json").read_text())["refused"]
+    assert capsys.readouterr().out == LAST_LINE.format(out)
+    refused = json.loads((out / "results" / "ingest.json").read_text())["lost"]
     assert {row["path"] for row in refused} == set(REASONS)
     for row in refused:
         assert REASONS[row["path"]] in row["reason"]
         assert row["reason"]
         assert row["stage"]
-    assert [row.path for row in Collection(out).videos] == ["good-1.mp4", "good-2.mp4"]
+    assert [row.path for row in Collection(out).clips] == ["good-1.mp4", "good-2.mp4"]
 
     monkeypatch.setattr(sys, "argv", ["toto", "report", "--out", str(out.parent)])
     main()
@@ -79,13 +81,14 @@ def test_a_folder_of_too_short_videos_says_what_is_needed(tmp_path: Path) -> Non
     with pytest.raises(
         ValueError, match=r"needs 61 frames \(the longest has 10\); choose a smaller"
     ):
-        Ingest(collection=CollectionConfig(videos=tmp_path / "videos")).run(tmp_path / "out")
+        Ingest(dataset=Folder(root=tmp_path / "videos")).run(tmp_path / "out")
 
 
 def test_a_finished_ingest_is_not_done_again_and_an_unfinished_one_is_refused(
     videos: Path, tmp_path: Path
 ) -> None:
-    job, out = Ingest(collection=CollectionConfig(videos=videos, stride=1)), tmp_path / "out"
+    job = Ingest(dataset=Folder(root=videos), collection=CollectionConfig(stride=1))
+    out = tmp_path / "out"
     first = job.run(out)
     written = (out / "manifest.parquet").stat().st_mtime_ns
     assert job.run(out) == first
@@ -105,8 +108,8 @@ def test_real_clips_are_ingested_beside_damaged_ones(data_root: Path, tmp_path: 
         shutil.copyfile(real / name, tmp_path / "videos" / name)
     whole = (real / names[1]).read_bytes()
     (tmp_path / "videos" / "cut.mp4").write_bytes(whole[:2000])
-    result = Ingest(collection=CollectionConfig(videos=tmp_path / "videos")).run(tmp_path / "out")
-    assert [row["path"] for row in result["refused"]] == ["cut.mp4"]
+    result = Ingest(dataset=Folder(root=tmp_path / "videos")).run(tmp_path / "out")
+    assert [row["path"] for row in result["lost"]] == ["cut.mp4"]
     assert result["sources"][0]["clips"] == 2
 
 
@@ -114,6 +117,6 @@ def test_every_real_clip_is_ingested(data_root: Path, tmp_path: Path) -> None:
     real = data_root / "clips"
     if not real.is_dir():
         pytest.skip(f"no clips at {real}")
-    result = Ingest(collection=CollectionConfig(videos=real)).run(tmp_path / "out")
-    assert result["refused"] == []
+    result = Ingest(dataset=Folder(root=real)).run(tmp_path / "out")
+    assert result["lost"] == []
     assert result["sources"][0]["clips"] == len(list(real.iterdir()))

@@ -132,7 +132,7 @@ def test_a_demo_of_other_videos_is_refused(
     finished: Path, videos: Path, small_tokenizer: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(videos, tmp_path / "others")
-    with pytest.raises(ValueError, match=r"another config \(ingest\.collection\.videos"):
+    with pytest.raises(ValueError, match=r"another config \(ingest\.dataset\.root"):
         demo_over(tmp_path / "others", small_tokenizer).run(finished)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import toto
 from toto.cli import main
-from toto.data.shards import Shard
+from toto.data.token_set import TokenSet
 from toto.jobs.probe import Probe
 from toto.jobs.tokenize import Tokenize
 from toto.jobs.track import Track
@@ -51,8 +51,8 @@ def trained(
 def test_frames_that_are_kept_change_no_token(pixel_shards: Path, grey_shards: Path) -> None:
     grey = toto.load_tokenizer("grey")
     for name in ("clips/pretrain", "clips/held-out", "moving-digits/train"):
-        bare, kept = Shard(grey_shards / name), Shard(pixel_shards / name, frames=True)
-        assert bare.clips == kept.clips
+        bare, kept = TokenSet(grey_shards / name), TokenSet(pixel_shards / name, frames=True)
+        assert list(bare.clips) == list(kept.clips)
         for clip, length in enumerate(kept.lengths.tolist()):
             ids = kept.window(clip, 0, length)
             assert torch.equal(ids, bare.window(clip, 0, length))
@@ -61,7 +61,7 @@ def test_frames_that_are_kept_change_no_token(pixel_shards: Path, grey_shards: P
 
 def test_one_command_tokenises_in_one_pass(finished: Path, grey_shards: Path) -> None:
     """Asking a finished folder for frames is another config, and does not pass for done."""
-    job = Tokenize(data=finished / "data", tokenizer="grey", keep_frames=True)
+    job = Tokenize(data=(finished / "data",), tokenizer="grey", keep_frames=True)
     with pytest.raises(ValueError, match=r"another config \(keep_frames: False != True\)"):
         job.run(grey_shards)
 

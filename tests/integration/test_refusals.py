@@ -72,7 +72,10 @@ def test_shards_of_another_vocabulary_are_not_trained_on(
             "batch 3 does not divide into 1 ranks x 2 parts; choose",
         ),
         (["--precision", "fp16"], "precision 'fp16': fp16 needs loss scaling"),
-        (["--mixture.0.name", "clips/none"], r"no shard 'clips/none' \(it has: clips/held-out, cl"),
+        (
+            ["--mixture.0.name", "clips/none"],
+            r"no token set 'clips/none' \(it has: clips/held-out, cl",
+        ),
         (["--mixture.0.weight", 0], "source 0 has weight 0.0; leave it out instead"),
     ],
 )
@@ -96,7 +99,7 @@ def test_a_damaged_shard_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shards = shutil.copytree(grey_shards, tmp_path / "shards")
-    tokens = shards / "moving-digits" / "pretrain" / "tokens.u16"
+    tokens = shards / "moving-digits" / "pretrain" / "00000" / "tokens.u16"
     data = bytearray(tokens.read_bytes())
     data[7] ^= 1
     tokens.write_bytes(data)
@@ -156,7 +159,7 @@ def test_a_video_that_is_gone_is_named(
 ) -> None:
     copy = shutil.copytree(videos, tmp_path / "videos")
     options = ["--collection.stride", "1", "--collection.digit-clips.pretrain", "2"]
-    ingest = ["ingest", "--collection.videos", copy, *options, "--out", tmp_path / "data"]
+    ingest = ["ingest", "--videos", copy, *options, "--out", tmp_path / "data"]
     monkeypatch.setattr(sys, "argv", ["toto", *map(str, ingest)])
     main()
     capsys.readouterr()

@@ -12,7 +12,7 @@ import torch
 
 from toto.data.layout import Layout
 from toto.data.loader import Loader
-from toto.data.shards import Shard
+from toto.data.token_set import TokenSet
 from toto.recipes import PRETRAIN
 
 OPTIONS = ["--precision", "fp32", "--steps", "12", "--save-every", "6", "--validate-every", "6"]
@@ -41,7 +41,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_see_together_what_one_sees(grey_shards: Path, accumulate: int) -> None:
     job = PRETRAIN["tiny"]()
-    shards = [Shard(grey_shards / source.name) for source in job.mixture]
+    shards = [TokenSet(grey_shards / source.name) for source in job.mixture]
     layout = Layout(job.layout, codes=16, frame_tokens=16)
     loader = Loader(shards, [source.weight for source in job.mixture], layout, seed=job.seed)
     alone = loader.batches(batch=job.batch, first_step=3)

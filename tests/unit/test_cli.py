@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from toto import cli
-from toto.cli import VERBS, main, unboxed
+from toto.cli import VERBS, main, verbs
+from toto.cli.options import unboxed
 from toto.recipes import PRETRAIN
 from toto.runtime import durable
 
@@ -74,7 +74,7 @@ def test_every_verb_has_help(verb: str, run: Run) -> None:
         (["tokenizer", "train"], "--method.temperature-share", "Share of the run over which"),
         (["tokenizer", "train"], "--sources.images", "Folder of still images"),
         (["ingest"], "--collection.stride", "Every how many-th frame"),
-        (["tokenize"], "--crops", "Square crops taken of every real video"),
+        (["tokenize"], "--crops", "Random squares taken of every clip of a training"),
         (["probe"], "--run-folder", "Folder of the pre-training run"),
         (["track"], "--test-clips", "Other clips, of other digits"),
         (["generate"], "--pictures", "For how many clips a strip"),
@@ -121,7 +121,7 @@ def test_an_unknown_recipe_is_named_with_the_nearest(run: Run) -> None:
         ("pretrain tiny --model.widht 3", "Perhaps you meant: --model.width INT"),
         ("pretrain tiny --layout.specials both", "inside"),
         ("demo --video x", "--video"),
-        ("tokenize", "Missing from toto tokenize: --data PATH"),
+        ("tokenize", "Missing from toto tokenize: --data"),
         ("tokenizer trian", "no verb 'trian' (did you mean 'train'?); `toto tokenizer` has: train"),
         ("show", "`toto show` takes: pretrain RECIPE, such as `toto show pretrain 1b`"),
         ("list x", "`toto list` takes nothing more, got 'x'"),
@@ -141,13 +141,13 @@ def test_a_wrong_field_is_one_line_that_names_it(arguments: str, message: str, r
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("ingest --collection.videos {}", "nowhere is not a folder; point to a folder"),
+        ("ingest --videos {}", "nowhere is not a folder; point to a folder"),
         ("demo --videos {}", "nowhere is not a folder; point to a folder"),
         ("tokenizer train --sources.clips {}", "nowhere is not a run folder"),
         ("tokenizer train --sources.images {}", "nowhere is not a folder; point to a folder with"),
         ("tokenizer train", "nothing to train on: give --sources.images or --sources.clips"),
         ("tokenize --data {} --tokenizer grey", "nowhere is not a run folder"),
-        ("pretrain tiny --shards {}", "has no shard 'clips/pretrain' (it has: none); `toto tok"),
+        ("pretrain tiny --shards {}", "has no token set 'clips/pretrain' (it has: none); `toto"),
         ("probe --run-folder {}", "nowhere is not a run folder"),
         ("track --run-folder {0} --data {0}", "nowhere is not a run folder"),
         ("generate --run-folder {0} --data {0}", "nowhere is not a run folder"),
@@ -175,11 +175,9 @@ def test_empty_and_videoless_folders(run: Run, tmp_path: Path) -> None:
     (texts / "a.txt").write_text("a")
     for folder, message in (
         (empty, f"{empty} has no file; point to a folder with videos"),
-        (texts, f"{texts}: none of 1 files is a video; the first, a.txt: a text file"),
+        (texts, f"{texts}: none of 1 clips can be used; the first, a.txt: a text file"),
     ):
-        code, _, err = run(
-            "ingest", "--collection.videos", folder, "--out", tmp_path / f"{folder.name}-out"
-        )
+        code, _, err = run("ingest", "--videos", folder, "--out", tmp_path / f"{folder.name}-out")
         assert code == 2
         # Progress bars stand above the one line that says what is wrong.
         assert message in one_line(err[err.index("toto: ") :])
@@ -213,10 +211,10 @@ def test_a_full_disk_is_one_line_and_status_1(
 def test_our_own_faults_are_one_line_that_asks_for_a_report(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(verb: str, rest: list[str]) -> None:
+    def broken(rest: list[str]) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(cli, "_run", broken)
+    monkeypatch.setitem(verbs.RUN, "list", broken)
     code, _, err = run("list")
     assert code == 1
     assert one_line(err) == (
@@ -228,10 +226,10 @@ def test_our_own_faults_are_one_line_that_asks_for_a_report(
 def test_the_traceback_is_there_for_those_who_ask(
     error: Exception, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(verb: str, rest: list[str]) -> None:
+    def broken(rest: list[str]) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_run", broken)
+    monkeypatch.setitem(verbs.RUN, "list", broken)
     assert run("list")[0] in (1, 2)
     monkeypatch.setenv("TOTO_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["toto", "list"])
@@ -240,17 +238,17 @@ def test_the_traceback_is_there_for_those_who_ask(
 
 
 def test_ctrl_c_is_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(verb: str, rest: list[str]) -> None:
+    def stopped(rest: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", stopped)
+    monkeypatch.setitem(verbs.RUN, "list", stopped)
     code, _, err = run("list")
     assert code == 130
     assert one_line(err) == "interrupted; what was finished is kept"
 
 
 def test_a_file_that_vanished_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_run", lambda verb, rest: Path("gone.json").read_text())
+    monkeypatch.setitem(verbs.RUN, "list", lambda rest: Path("gone.json").read_text())
     code, _, err = run("list")
     assert code == 2
     assert one_line(err) == "gone.json: no such file or folder"
@@ -323,7 +321,7 @@ def test_help_and_import_leave_heavy_packages_alone() -> None:
         "import sys, runpy; sys.argv = ['toto', '--help']\n"
         "try: runpy.run_module('toto', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'av', 'grain', 'tyro', 'rich', 'matplotlib', 'pyarrow'}\n"
+        "heavy = {'torch', 'numpy', 'av', 'tyro', 'rich', 'matplotlib', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from toto import cli
+from toto.cli import options, verbs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -131,14 +132,16 @@ def test_commands_in_documents(
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert {word for word in words if "=" not in word} <= set(targets)
         return
-    read = cli._read_options
+    read = options.read_options
 
     def read_only(*arguments: Any) -> None:
         read(*arguments)
         raise Parsed
 
-    monkeypatch.setattr(cli, "_read_options", read_only)
-    monkeypatch.setattr(cli, "_list", lambda rest: read_only(type("None_", (), {}), rest, "", ""))
+    monkeypatch.setattr(options, "read_options", read_only)
+    monkeypatch.setattr(verbs, "read_options", read_only)
+    nothing = type("None_", (), {})
+    monkeypatch.setitem(verbs.RUN, "list", lambda rest: read_only(nothing, rest, "", ""))
     monkeypatch.setattr(sys, "argv", ["toto", *words])
     with pytest.raises((Parsed, SystemExit)) as ended:
         cli.main()

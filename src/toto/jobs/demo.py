@@ -43,7 +43,7 @@ class Demo:
             ValueError: if the folder holds a demo of another config, or a stage refuses its input.
         """
         # Before the run folder: a mistyped --videos must leave nothing behind.
-        len(self.ingest.collection.dataset())
+        next(self.ingest.dataset.entries(), None)
         with RunFolder.create(out, self, tensorboard=False):
             for name, stage in self._stages(out).items():
                 if _finished(out / name, name):
@@ -74,9 +74,9 @@ class Demo:
         return {
             "data": self.ingest.run,
             "tokenizer": check.run,
-            "shards": replace(self.tokenize, data=data).run,
-            "pretrain": replace(self.pretrain, shards=shards).run,
-            "probe": replace(self.probe, run_folder=run, shards=shards / "moving-digits").run,
+            "shards": replace(self.tokenize, data=(data,)).run,
+            "pretrain": replace(self.pretrain, shards=str(shards)).run,
+            "probe": replace(self.probe, run_folder=run, shards=str(shards / "moving-digits")).run,
             "track": replace(self.track, run_folder=run, data=data).run,
             "generate": replace(self.generate, run_folder=run, data=data).run,
         }

@@ -94,15 +94,14 @@ class Generate:
         """Held-out clips with their names, real ones first."""
         wanted, found = self.prompt_frames + self.frames, []
         with Decoder() as decoder:
-            for row in collection.videos:
+            for row in collection.held_out:
                 if len(found) == self.real_clips:
                     break
                 frames = collection.read(decoder, row).frames
-                held_out = frames[collection.part(len(frames), "held-out")]
-                if len(held_out) >= wanted:
-                    found.append((row.path, torch.from_numpy(held_out[:wanted])))
-            digits = collection.digits(decoder, "test")
-            if digits.config.frames >= wanted:
+                if len(frames) >= wanted:
+                    found.append((row.path, torch.from_numpy(frames[:wanted])))
+            if collection.config.digit_clips.test and collection.config.frames >= wanted:
+                digits = collection.digits(decoder, "test")
                 for index in range(self.digit_clips):
                     clip = digits[index].clip
                     found.append((clip.source, clip.frames[:wanted]))

@@ -1,6 +1,6 @@
 """`toto pretrain`: train the decoder on shards to predict the next token, or the next patch."""
 
-import shutil
+import json
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,9 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from toto.config import to_dict
 from toto.data.layout import LayoutConfig
 from toto.data.loader import Loader
+from toto.data.remote import copy_folder, names_below
 from toto.data.shards import require_same
+from toto.data.token_set import INDEX
 from toto.jobs.progress import Bar, bar, console
-from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_shard
+from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_tokens
 from toto.jobs.training import StoppedError, Training
 from toto.metrics.tokens import entropy
 from toto.models.flops import model_cost
@@ -32,6 +34,7 @@ from toto.runtime.devices import (
     resolve_precision,
 )
 from toto.runtime.folder import RunFolder
+from toto.tokenizers import load_tokenizer
 from toto.tokenizers.patches import PatchNormalisation
 from toto.train.loop import Step, train_steps
 from toto.train.optimizer import AdamWConfig
@@ -56,8 +59,8 @@ class Source:
 class Pretrain:
     """Pre-train a decoder on the next token, or the next patch."""
 
-    shards: Path
-    """Folder that `toto tokenize` wrote."""
+    shards: str
+    """Folder that `toto tokenize` wrote, or the address it was copied to, such as s3://..."""
     model: LlamaConfig
     mixture: tuple[Source, ...]
     held_out: tuple[str, ...] = ()
@@ -65,6 +68,9 @@ class Pretrain:
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     patches: PatchNormalisation = field(default_factory=PatchNormalisation)
     """How pixels are scaled; of no effect where the model reads ids."""
+    hop: int = 1
+    """Kept frames from the start of one sample of a video to the next: 1 takes a sample at every
+    frame, 16 samples that do not overlap. Not in the paper."""
     optimizer: AdamWConfig = field(default_factory=AdamWConfig)
     steps: int = 1_000_000
     batch: int = 256
@@ -83,7 +89,15 @@ class Pretrain:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "validate_every"):
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "hop",
+            "log_every",
+            "save_every",
+            "validate_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if not self.mixture:
@@ -125,17 +139,18 @@ class _Run:
             )
         self.objective = objective_of(job.model, job.patches)
         reads = self.objective.reads
-        held_out = [name for name in job.held_out if (job.shards / name).is_dir()]
+        there = set(names_below(job.shards, INDEX))
+        held_out = [name for name in job.held_out if name in there]
         opened = [
-            open_shard(job.shards, name, frames=reads != "codes")
+            open_tokens(job.shards, name, frames=reads != "codes")
             for name in [*(source.name for source in job.mixture), *held_out]
         ]
-        description = require_same(opened)
+        self.description = description = require_same(opened)
         self.grid = grid_of(job.model, description)
         self.layout = fit_layout(job.layout, job.model, description)
         shards, held_out = opened[: len(job.mixture)], opened[len(job.mixture) :]
         weights = [source.weight for source in job.mixture]
-        self.loader = Loader(shards, weights, self.layout, seed=job.seed, reads=reads)
+        self.loader = Loader(shards, weights, self.layout, seed=job.seed, reads=reads, hop=job.hop)
         self.held_out = (
             Loader(held_out, [1.0] * len(held_out), self.layout, seed=0, reads=reads)
             if held_out
@@ -216,10 +231,8 @@ class _Run:
 
     def _describe(self, folder: RunFolder) -> None:
         """Write what a later job needs to open the model, and a copy of its tokenizer."""
-        tokenizer = self.job.shards / "tokenizer"
-        if not tokenizer.is_dir():
-            raise ValueError(f"{tokenizer} is missing: shards go with their tokenizer")
-        shutil.copytree(tokenizer, self.out / "tokenizer", dirs_exist_ok=True)
+        copy_folder(self.job.shards, "tokenizer", self.out / "tokenizer")
+        _require_tokenizer(self.out / "tokenizer", self.description.tokenizer_digest)
         folder.write_result(
             "model",
             {
@@ -298,6 +311,21 @@ class _Run:
         return [
             losses[:, frame == number].mean().item() for number in range(self.layout.config.frames)
         ]
+
+
+def _require_tokenizer(folder: Path, digest: str) -> None:
+    """Refuse a tokenizer that did not make the shards; nothing else vouches for that folder.
+
+    Raises:
+        ValueError: if its own digest is another; imported tokens say theirs beside them.
+    """
+    foreign = folder / "foreign.json"
+    if foreign.is_file():
+        found = json.loads(foreign.read_bytes())["digest"]
+    else:
+        found = load_tokenizer(folder).digest()
+    if found != digest:
+        raise ValueError(f"{folder} is not the tokenizer that made the shards; copy it again")
 
 
 class _Watch:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from toto.data.shards import Shard
+from toto.data.token_set import TokenSet
 from toto.jobs.progress import Bar, bar
+from toto.jobs.sequences import open_tokens
 from toto.probe.backbone import Backbone, open_backbone
 from toto.probe.fit import Features, FitConfig, extract, join
 from toto.probe.pool import POOLINGS
@@ -25,8 +26,8 @@ class Probe:
 
     run_folder: Path
     """Folder of the pre-training run."""
-    shards: Path
-    """Folder with the labelled shards `train`, `selection` and `test`."""
+    shards: str
+    """Folder or address with the labelled token sets `train`, `selection` and `test`."""
     tasks: tuple[Task, ...]
     fit: FitConfig = field(default_factory=FitConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -54,7 +55,8 @@ class Probe:
             )
             backbone.model.to(place)
             shards = {
-                split: Shard(self.shards / split, frames=backbone.reads_patches) for split in SPLITS
+                split: open_tokens(self.shards, split, frames=backbone.reads_patches)
+                for split in SPLITS
             }
             _require_tokens_of(backbone, shards)
             clips = sum(len(shard.clips) for shard in shards.values())
@@ -69,7 +71,7 @@ class Probe:
     def _probe(
         self,
         backbone: Callable[[int], Backbone],
-        shards: dict[str, Shard],
+        shards: dict[str, TokenSet],
         progress: Bar,
         *,
         same: bool,
@@ -97,7 +99,7 @@ class Probe:
             )
         return runs
 
-    def _features(self, backbone: Backbone, shard: Shard, progress: Bar) -> Features:
+    def _features(self, backbone: Backbone, shard: TokenSet, progress: Bar) -> Features:
         frames = int(shard.lengths[0])
         clips = range(len(shard.clips))
         windows = torch.stack([backbone.window(shard, clip, 0, frames) for clip in clips])
@@ -113,7 +115,7 @@ class Probe:
     def _result(
         self,
         backbone: Backbone,
-        shards: dict[str, Shard],
+        shards: dict[str, TokenSet],
         trained: list[ProbeRun],
         untrained: list[ProbeRun],
     ) -> dict[str, Any]:
@@ -153,12 +155,12 @@ class Probe:
         }
 
     def _predictions(
-        self, shards: dict[str, Shard], trained: list[ProbeRun], untrained: list[ProbeRun]
+        self, shards: dict[str, TokenSet], trained: list[ProbeRun], untrained: list[ProbeRun]
     ) -> dict[str, Any]:
         """Every test clip with its label and each chosen probe's answer: scores recompute."""
         test = shards["test"]
         return {
-            "clips": [clip.source for clip in test.clips],
+            "clips": [clip.name for clip in test.clips],
             "labels": {task.name: test.labels(task.name).tolist() for task in self.tasks},
             "predicted": {
                 kind: {
@@ -170,7 +172,7 @@ class Probe:
         }
 
 
-def _require_tokens_of(backbone: Backbone, shards: dict[str, Shard]) -> None:
+def _require_tokens_of(backbone: Backbone, shards: dict[str, TokenSet]) -> None:
     """Refuse shards of another tokenizer: their ids mean something else to a model of ids."""
     if backbone.reads_patches:
         return

@@ -8,7 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from toto.data.layout import Layout, LayoutConfig
-from toto.data.shards import Description, Shard
+from toto.data.records import Description
+from toto.data.remote import is_address, join, names_below
+from toto.data.token_set import INDEX, TokenSet
 from toto.models.llama import LlamaConfig
 from toto.tokenizers.patches import PatchNormalisation, patch_side_px
 from toto.train.objectives import next_token, token_losses
@@ -59,21 +61,24 @@ def objective_of(model: LlamaConfig, normalisation: PatchNormalisation) -> Objec
     )
 
 
-def open_shard(shards: Path, name: str, *, frames: bool) -> Shard:
-    """Open one source below the folder that `toto tokenize` wrote.
+def open_tokens(shards: str | Path, name: str, *, frames: bool) -> TokenSet:
+    """Open one source below what `toto tokenize` wrote.
+
+    Args:
+        shards: its folder, or the address that the folder was copied to.
+        name: of the token set below it, such as `kinetics/train`; `#sha256=` and the hash of the
+            set's index behind it pin its content.
+        frames: whether the frames are read too.
 
     Raises:
         ValueError: if it is not there, is damaged, or keeps no frames where they are asked for.
     """
-    if not (shards / name).is_dir():
-        there = sorted(
-            path.parent.relative_to(shards).as_posix() for path in shards.glob("**/tokens.json")
-        )
+    if not is_address(str(shards)) and not (Path(shards) / name.partition("#")[0]).is_dir():
+        there = ", ".join(names_below(shards, INDEX)) or "none"
         raise ValueError(
-            f"{shards} has no shard {name!r} (it has: {', '.join(there) or 'none'}); "
-            "`toto tokenize` makes them"
+            f"{shards} has no token set {name!r} (it has: {there}); `toto tokenize` makes them"
         )
-    return Shard(shards / name, frames=frames)
+    return TokenSet(join(shards, name), frames=frames)
 
 
 def grid_of(model: LlamaConfig, description: Description) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toto.config import from_dict
 from toto.data.layout import Layout, LayoutConfig
-from toto.data.shards import Shard
+from toto.data.token_set import TokenSet
 from toto.models.llama import Llama, LlamaConfig
 from toto.models.sampling import SamplingConfig, continue_sequence
 from toto.runtime import checkpoint
@@ -77,7 +77,7 @@ class Backbone:
         return {layer: value[0].unflatten(0, grid) for layer, value in flat.items()}
 
     def window(
-        self, shard: Shard, clip: int, start: int, frames: int
+        self, shard: TokenSet, clip: int, start: int, frames: int
     ) -> Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]:
         """Cut from a shard what the model reads: codes, or frames.
 

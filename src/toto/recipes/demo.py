@@ -14,6 +14,7 @@ from toto.recipes.pretrain import demo as demo_pretrain
 from toto.tasks.classification import Task
 from toto.video.collection import CollectionConfig, DigitClips
 from toto.video.datasets.moving_digits import MOTIONS, MovingDigitsConfig
+from toto.video.datasets.sample_clips import SampleClips
 
 FRAMES, SIDE_PX = 8, 64
 RUN = Path("runs/demo")
@@ -28,7 +29,7 @@ def demo() -> Demo:
     return Demo(
         ingest=demo_ingest(),
         tokenizer=TokenizerCheck(data=RUN / "data"),
-        tokenize=Tokenize(data=RUN / "data"),
+        tokenize=Tokenize(data=(RUN / "data",), crops=4, shard_frames=4096),
         pretrain=demo_pretrain(),
         probe=demo_probe(),
         track=Track(run_folder=RUN / "pretrain", data=RUN / "data"),
@@ -49,13 +50,15 @@ def demo_ingest() -> Ingest:
     Command: toto ingest demo --videos DIR --out runs/data
     """
     return Ingest(
+        dataset=SampleClips(name="clips"),
         collection=CollectionConfig(
             frames=FRAMES,
             stride=2,
+            held_out_share=0.25,
             side_px=SIDE_PX,
             digits=MovingDigitsConfig(frames=FRAMES, side_px=SIDE_PX),
             digit_clips=DigitClips(pretrain=2900, train=600, selection=200, test=300),
-        )
+        ),
     )
 
 
@@ -66,7 +69,7 @@ def demo_probe() -> Probe:
     """
     return Probe(
         run_folder=RUN / "pretrain",
-        shards=RUN / "shards/moving-digits",
+        shards=str(RUN / "shards/moving-digits"),
         tasks=(Task(name="digit", classes=10), Task(name="motion", classes=len(MOTIONS))),
         fit=FitConfig(epochs=20),
     )

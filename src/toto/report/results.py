@@ -16,17 +16,19 @@ class IngestedSource:
     clips: int
     frames: int
     duration_s: float
-    refused: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A file that was refused, or read only in part."""
+    """A clip that was lost, or read only in part."""
 
     path: str
     reason: str
+    status: str = ""
+    """Refused, quarantined, missing; empty for a damaged clip, which is used."""
     stage: str = ""
-    """Which check stopped it; empty for a damaged file, which no check stopped."""
+    """Which check stopped it; empty for a damaged clip, which no check stopped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +36,7 @@ class Ingest:
     """`data/results/ingest.json`."""
 
     sources: tuple[IngestedSource, ...]
-    refused: tuple[Problem, ...] = ()
+    lost: tuple[Problem, ...] = ()
     damaged: tuple[Problem, ...] = ()
 
 

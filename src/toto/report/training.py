@@ -27,14 +27,14 @@ LONG_LIST = 6
 def data(ingest: Ingest) -> Html:
     """Say which videos went in and which did not."""
     rows = [
-        (s.name, f"{s.clips:,}", f"{s.frames:,}", duration(s.duration_s), f"{s.refused:,}")
+        (s.name, f"{s.clips:,}", f"{s.frames:,}", duration(s.duration_s), f"{s.lost:,}")
         for s in ingest.sources
     ]
     return join((
         element("p", "Every file is opened in a separate process and checked before it is used."),
-        table(("source", "clips", "frames", "length", "refused"), rows),
-        _problems("Refused files", ingest.refused, "No file was refused."),
-        _problems("Damaged files, read as far as they go", ingest.damaged, "No file was damaged."),
+        table(("source", "clips", "frames", "length", "lost"), rows),
+        _problems("Lost clips", ingest.lost, "No clip was lost."),
+        _problems("Damaged clips, read as far as they go", ingest.damaged, "No clip was damaged."),
     ))  # fmt: skip
 
 

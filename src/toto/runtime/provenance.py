@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "av", "grain", "tyro", "safetensors")
+_PACKAGES = ("torch", "numpy", "av", "pyarrow", "tyro", "safetensors")
 _THIS_FILE = Path(__file__)
 
 

@@ -79,6 +79,11 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         return TOKENIZERS[name]().build()
     folder = Path(__file__).parent / SHIPPED if name == SHIPPED else Path(name_or_path)
     described = folder / "tokenizer.json"
+    if (folder / "foreign.json").is_file():
+        raise ValueError(
+            f"{folder}: its tokens were imported and their tokenizer is not part of toto; such a "
+            "model can be trained and compared by loss, not decoded or probed"
+        )
     if not described.is_file():
         trained = " (it needs trained weights: give their folder)" if name in TOKENIZERS else ""
         raise ValueError(

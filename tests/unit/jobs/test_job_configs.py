@@ -15,7 +15,7 @@ from toto.jobs.track import Track
 from toto.recipes import PRETRAIN, demo_probe
 from toto.tokenizers import VQVAEConfig
 from toto.train.quantisation import QuantisationConfig
-from toto.video.collection import CollectionConfig
+from toto.video.collection import CollectionConfig, DigitClips
 from toto.video.datasets.moving_digits import MovingDigitsConfig
 
 HERE = Path("data")
@@ -78,8 +78,13 @@ def probe(**changes: object) -> Probe:
             "frames 1 must be at least 2, stride 4 at least 1",
         ),
         (lambda: CollectionConfig(stride=0), "stride 0 at least 1"),
-        (lambda: CollectionConfig(held_out_share=1.0), r"held_out_share 1.0 must lie in \(0, 1\)"),
-        (lambda: CollectionConfig(side_px=64), "digits of 16 frames and 128 px do not match clips"),
+        (lambda: CollectionConfig(held_out_share=1.0), r"held_out_share 1.0 must lie in \[0, 1\)"),
+        (
+            lambda: CollectionConfig(
+                side_px=64, held_out_share=0.1, digit_clips=DigitClips(test=1)
+            ),
+            "digits of 16 frames and 128 px do not match clips",
+        ),
     ],
 )
 def test_refused(make: Callable[[], object], message: str) -> None:

@@ -1,19 +1,24 @@
 """How a model's input and output decide what is read of shards, and what does not fit them."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from toto.data.layout import LayoutConfig
-from toto.data.shards import Description
+from toto.data.records import ClipRecord, Description
+from toto.data.shards import write_shard
+from toto.data.token_set import write_index
 from toto.jobs.pretrain import Pretrain, Source
-from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_shard
+from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_tokens
 from toto.jobs.show import describe
 from toto.models import LlamaConfig
 from toto.recipes import PRETRAIN
 from toto.tokenizers.patches import PatchNormalisation
+from toto.types import TokenGrid
 
 # Frames of 64 x 96 px: 8 x 12 codes of 8 px.
 SHARDS = Description(
@@ -99,9 +104,34 @@ def test_refuses_patches_that_are_not_square_before_anything_is_opened() -> None
         )
 
 
-def test_names_the_shards_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no shard 'a/b' \(it has: none\); `toto tokenize` m"):
-        open_shard(tmp_path, "a/b", frames=False)
+def test_opens_a_token_set_by_its_name(tmp_path: Path) -> None:
+    record = ClipRecord(
+        source="clip",
+        source_sha256=None,
+        frame_indices=(0,),
+        times_s=(0.0,),
+        side_px=128,
+        crop=(0.5, 0.5),
+    )
+    grid = TokenGrid(ids=torch.ones(1, *SHARDS.grid, dtype=torch.int32), vocab_size=16)
+    write_shard(tmp_path / "k/train/00000", SHARDS, [(grid, record)])
+    write_index(tmp_path / "k/train")
+    assert open_tokens(tmp_path, "k/train", frames=False).clips[0] == record
+    sha256 = hashlib.sha256((tmp_path / "k/train/index.json").read_bytes()).hexdigest()
+    assert open_tokens(f"{tmp_path}/", f"k/train#sha256={sha256}", frames=False).shards == 1
+    with pytest.raises(ValueError, match="is not the pinned one"):
+        open_tokens(tmp_path, f"k/train#sha256={'0' * 64}", frames=False)
+    with pytest.raises(ValueError, match="keeps no frames"):
+        open_tokens(tmp_path, "k/train", frames=True)
+    with pytest.raises(
+        ValueError, match=r"has no token set 'k/val' \(it has: k/train\); `toto tok"
+    ):
+        open_tokens(tmp_path, "k/val", frames=False)
+
+
+def test_names_the_token_sets_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no token set 'a/b' \(it has: none\); `toto tokeniz"):
+        open_tokens(tmp_path, "a/b", frames=False)
 
 
 @pytest.mark.parametrize("name", ["patch-patch", "patch-dvae"])

@@ -27,6 +27,7 @@ from toto.jobs.tokenizer_bench import TokenizerBench, labels
 from toto.jobs.tokenizer_stats import TokenizerStats
 from toto.report.token_tables import bench_table, stats_table
 from toto.tokenizers import DVAE, DVAEConfig, Grey, GreyConfig, save_tokenizer
+from toto.video.transforms import RESIZE_FILTER
 from toto.video.write import write_mp4
 
 TINY = DVAEConfig(vocab_size=16, width=4, decoder_stem=8, blocks_per_group=1)
@@ -140,7 +141,7 @@ def test_stats_of_images_and_clips(images: Path, clips: Path, tmp_path: Path) ->
     frames = result["frames"]
     assert (frames["frames"], frames["files"], frames["kind"]) == (12, 12, "images")
     assert (frames["name"], frames["side_px"], frames["tokens"]) == ("pictures", 32, 12 * 16)
-    assert frames["resize_filter"] == "pillow-bicubic-antialias"
+    assert frames["resize_filter"] == RESIZE_FILTER
     assert frames["refused"] == [{"file": "zz.jpg", "reason": "an HTML page, not an image"}]
     assert [ngrams["total"] for ngrams in result["ngrams"]] == [12 * 16, 12 * 15, 12 * 14]
     # Of the two clips with 3 kept frames one never changes, the other always.

@@ -12,6 +12,7 @@ from PIL import Image
 from toto.jobs.ingest import Ingest
 from toto.jobs.training_frames import TrainingFrames
 from toto.video.collection import Collection, CollectionConfig, DigitClips
+from toto.video.datasets.folder import Folder
 from toto.video.datasets.moving_digits import MovingDigitsConfig
 from toto.video.write import write_mp4
 
@@ -42,14 +43,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames[30:, ..., 0] = 20
     write_mp4(folder / "videos" / "two.mp4", frames, fps=12)
     config = CollectionConfig(
-        videos=folder / "videos",
         frames=4,
         stride=1,
         side_px=SIDE_PX,
+        held_out_share=0.25,
         digits=MovingDigitsConfig(frames=4, side_px=SIDE_PX, digit_px=8, speeds_px=(2,)),
         digit_clips=DigitClips(pretrain=8, train=8, selection=8, test=8),
     )
-    Ingest(collection=config).run(folder / "data")
+    Ingest(dataset=Folder(root=folder / "videos"), collection=config).run(folder / "data")
     return folder / "data"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from toto import cli
+from toto.cli import options
 from toto.data.layout import Layout
 from toto.models.flops import model_cost
 from toto.recipes import DEMO, PRETRAIN, TOKENIZER, demo_probe
@@ -56,10 +57,10 @@ def test_the_optimisation_is_the_papers(name: str) -> None:
 def test_the_mixture_is_the_papers(name: str) -> None:
     shares = {source.name: source.weight for source in PRETRAIN[name]().mixture}
     assert shares == {
-        "imagenet/pretrain": 0.2,
-        "ego4d/pretrain": 0.1,
-        "kinetics/pretrain": 0.1,
-        "howto100m/pretrain": 0.6,
+        "imagenet-21k/train": 0.2,
+        "ego4d/train": 0.1,
+        "kinetics-600/train": 0.1,
+        "howto100m/train": 0.6,
     }
 
 
@@ -95,13 +96,13 @@ class Parsed(BaseException):
 def test_the_command_of_a_recipe_can_be_typed(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = cli._read_options
+    read = options.read_options
 
     def read_only(*arguments: Any) -> None:
         read(*arguments)
         raise Parsed
 
-    monkeypatch.setattr(cli, "_read_options", read_only)
+    monkeypatch.setattr(options, "read_options", read_only)
     words = shlex.split(command.partition("toto ")[2])
     monkeypatch.setattr("sys.argv", ["toto", *words])
     with pytest.raises(Parsed):

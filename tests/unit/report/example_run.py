@@ -80,12 +80,17 @@ def _environment(stage: str) -> dict[str, Any]:
 
 def _ingest() -> dict[str, Any]:
     sources = (("clips", 3, 2, 540, 19.3), ("moving-digits", 1600, 0, 25600, 1066.7))
-    names = ("name", "clips", "refused", "frames", "duration_s")
+    names = ("name", "clips", "lost", "frames", "duration_s")
     return {
         "sources": [dict(zip(names, source, strict=True)) for source in sources],
-        "refused": [
-            {"path": "holiday.mp4", "stage": "sniff", "reason": "no video container (HTML text)"},
-            {"path": "empty.mov", "stage": "size", "reason": "the file has 0 bytes"},
+        "lost": [
+            {
+                "path": "holiday.mp4",
+                "status": "refused",
+                "stage": "sniff",
+                "reason": "no video container (HTML text)",
+            },
+            {"path": "empty.mov", "status": "refused", "stage": "size", "reason": "it is empty"},
         ],
         "damaged": [{"path": "carphone.mp4", "reason": "142 of 180 frames could be read"}],
     }

@@ -23,7 +23,7 @@ def test_reads_every_stage(run: Path) -> None:
     assert report.name == "demo-run"
     assert [c.stage for c in report.costs][:2] == ["ingest", "tokenizer"]
     assert report.ingest is not None
-    assert [p.path for p in report.ingest.refused] == ["holiday.mp4", "empty.mov"]
+    assert [p.path for p in report.ingest.lost] == ["holiday.mp4", "empty.mov"]
     assert report.tokenizer is not None
     assert report.tokenizer.psnr_db_grey == 16.4
     assert report.tokenize is not None

@@ -141,8 +141,8 @@ def test_one_stage_can_be_missing_alone(report: Report, stage: str) -> None:
 
 def test_what_strangers_named_stays_text(run: Path) -> None:
     problem = {"path": HOSTILE, "stage": HOSTILE, "reason": HOSTILE}
-    source = {"name": HOSTILE, "clips": 1, "refused": 1, "frames": 1, "duration_s": 1.0}
-    problems = {"sources": [source], "refused": [problem] * 9, "damaged": [problem]}
+    source = {"name": HOSTILE, "clips": 1, "lost": 1, "frames": 1, "duration_s": 1.0}
+    problems = {"sources": [source], "lost": [problem] * 9, "damaged": [problem]}
     edit(run / "data/results/ingest.json", problems)
     scores = {"source": HOSTILE, "j": 0.5, "f": 0.5, "j_and_f": 0.5}
     edit(run / "track/results/track.json", {"clips": [scores], "protocol": {HOSTILE: HOSTILE}})

@@ -32,7 +32,7 @@ def test_the_environment_is_json_and_says_what_matters() -> None:
     found = json.loads(json.dumps(provenance.environment()))
     assert found["toto"] == toto.__version__
     assert torch.__version__.startswith(found["packages"]["torch"])
-    assert found["packages"]["grain"]
+    assert found["packages"]["pyarrow"]
     assert found["ffmpeg"]["libavcodec"].count(".") == 2
     assert found["torch_threads"] == torch.get_num_threads()
     assert found["memory_bytes"] > 2**28

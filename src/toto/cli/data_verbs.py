@@ -1,0 +1,60 @@
+"""The verbs of `toto data`."""
+
+import sys
+from pathlib import Path
+
+from toto.cli.options import HELP, fail, near, parse, read_options, say
+
+DATA_VERBS: dict[str, str] = {
+    "report": "what there is: clips, hours, tokens, losses, passes that a training run makes",
+    "scale": "machines, hours and disk for many hours of video, from measured rates",
+    "duplicates": "copies within and between data folders: exact, re-encoded, cropped, flipped",
+    "block": "make a block list of evaluation sets, for `toto tokenize --block`",
+    "import": "turn other projects' token files into token shards (commavq, lvm)",
+}
+
+
+def data(rest: list[str]) -> None:
+    """`toto data VERB`."""
+    if not rest or rest[0] in HELP:
+        width = max(map(len, DATA_VERBS)) + 2
+        say("usage: toto data VERB [--field value ...]\n")
+        for name, what in DATA_VERBS.items():
+            say(f"  {name:<{width}}{what}")
+        sys.exit(0 if rest else 2)
+    verb, rest = rest[0], rest[1:]
+    if verb not in DATA_VERBS:
+        known = ", ".join(DATA_VERBS)
+        fail(2, f"no verb {verb!r}{near(verb, DATA_VERBS)}; `toto data` has: {known}")
+    program = f"toto data {verb}"
+    if verb == "report":
+        from toto.jobs.data_report import DataReport
+        from toto.report.data_tables import data_page
+
+        job, out = parse(DataReport, rest, program, Path("runs/data-report"))
+        say(f"{data_page(job.run(out))}\n{out}")
+    elif verb == "scale":
+        from toto.jobs.data_scale import DataScale
+
+        facts = read_options(DataScale, rest, program, DataScale.__doc__).describe()
+        width = max(len(name) for name, _ in facts) + 2
+        for name, value in facts:
+            say(f"{name:<{width}}{value}")
+    elif verb == "duplicates":
+        from toto.jobs.duplicates import Duplicates
+
+        job, out = parse(Duplicates, rest, program, Path("runs/duplicates"))
+        pairs = job.run(out)["pairs"]
+        say(f"{len(pairs):,} copies; {out / 'duplicates.md'}")
+    elif verb == "block":
+        from toto.jobs.block import Block
+
+        job, out = parse(Block, rest, program, Path("runs/block.parquet"))
+        counts = ", ".join(f"{count:,} {what}" for what, count in job.run(out).items())
+        say(f"{counts}; use it with `toto tokenize --block {out}`")
+    elif verb == "import":
+        from toto.jobs.import_tokens import ImportTokens
+
+        job, out = parse(ImportTokens, rest, program, Path("runs/imported"))
+        result = job.run(out)
+        say(f"{sum(source['tokens'] for source in result['sources']):,} tokens; {out}")

@@ -1,0 +1,232 @@
+"""What each verb does: read its options, run its job, say the outcome in a line.
+
+A verb imports its job when it runs, so that `toto --help` answers without torch.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from toto.cli.data_verbs import data
+from toto.cli.options import HELP, fail, near, number, parse, read_options, recipe_of, say, take
+from toto.cli.tokenizer_verbs import tokenizer
+
+
+def demo(rest: list[str]) -> None:
+    """`toto demo [--videos DIR]`."""
+    from toto.recipes import DEMO
+    from toto.recipes.data import own_videos
+
+    videos, rest = take(rest, "videos")
+    job = DEMO["demo"]()
+    if videos is not None:
+        job = dataclasses.replace(job, ingest=own_videos(job.ingest, Path(videos).resolve()))
+    job, out = parse(job, rest, "toto demo", Path("runs/demo"))
+    say(f"report: {job.run(out).resolve()}")
+
+
+def ingest(rest: list[str]) -> None:
+    """`toto ingest [RECIPE] [--videos DIR]`, or `toto ingest DATASET ROOT`."""
+    from toto.jobs.ingest import Ingest, Workers
+    from toto.recipes import INGEST
+    from toto.recipes.data import own_videos
+    from toto.video.datasets import DATASETS, SampleClips
+
+    program = "toto ingest"
+    if rest and rest[0] in DATASETS:
+        name, *rest = rest
+        program = f"toto ingest {name}"
+        if name == "sample_clips":
+            job = Ingest(dataset=SampleClips())
+        else:
+            program += " ROOT"
+            if rest and rest[0] in HELP:
+                rest = ["ROOT", *rest]
+            elif not rest or rest[0].startswith("-"):
+                fail(2, f"`toto ingest {name}` needs the folder of the data set: {program}")
+            root, *rest = rest
+            reader: Any = DATASETS[name]
+            job = Ingest(dataset=reader(root=Path(root)))
+    else:
+        known = {**INGEST, **dict.fromkeys(DATASETS)}
+        if rest and not rest[0].startswith("-") and rest[0] not in INGEST:
+            names = ", ".join(known)
+            fail(2, f"no data set or recipe {rest[0]!r}{near(rest[0], known)}; there are: {names}")
+        recipe, rest = recipe_of(INGEST, rest, "ingest", default="paper")
+        videos, rest = take(rest, "videos")
+        job = recipe() if videos is None else own_videos(recipe(), Path(videos))
+    job, out, workers = parse(job, rest, program, Path("runs/data"), workers=Workers())
+    result = job.run(out, workers)
+    real = [s for s in result["sources"] if not s["name"].startswith("moving-digits/")]
+    losses = ", ".join(f"{count} {what}" for what, count in result["losses"].items())
+    say(
+        f"{sum(source['clips'] for source in real):,} clips; lost: {losses or 'none'}; damaged: "
+        f"{result['damaged_clips']}; {out}"
+    )
+
+
+def tokenize(rest: list[str]) -> None:
+    """`toto tokenize --data FOLDER ... [--ray local]`."""
+    from toto.jobs.tokenize import Tokenize, TokenizeWorkers
+
+    workers = TokenizeWorkers()
+    job, out, workers = parse(Tokenize, rest, "toto tokenize", Path("runs/shards"), workers=workers)
+    tokens = sum(source["tokens"] for source in job.run(out, workers)["sources"])
+    say(f"{tokens:,} tokens; {out}")
+
+
+def verify(rest: list[str]) -> None:
+    """`toto verify SHARDS`; exit status 1 if anything is damaged."""
+    from toto.jobs.verify import Verify
+
+    if rest and not rest[0].startswith("-"):
+        rest = ["--shards", *rest]
+    job = read_options(Verify, rest, "toto verify", Verify.__doc__)
+    result = job.run()
+    for line in result.lines():
+        say(line)
+    if not result.good:
+        sys.exit(1)
+
+
+def pretrain(rest: list[str]) -> None:
+    """`toto pretrain RECIPE --shards SHARDS`."""
+    from toto.recipes import PRETRAIN
+
+    recipe, rest = recipe_of(PRETRAIN, rest, "pretrain")
+    job, out = parse(recipe(), rest, "toto pretrain", Path("runs/pretrain"))
+    result = job.run(out)
+    if os.environ.get("RANK", "0") == "0":
+        say(f"validation loss {number(result['validation_loss'])} {result['unit']}; {out}")
+    if "RANK" in os.environ:
+        _leave_at_once()
+
+
+def probe(rest: list[str]) -> None:
+    """`toto probe`."""
+    from toto.recipes import demo_probe
+
+    job, out = parse(demo_probe(), rest, "toto probe", Path("runs/probe"))
+    for task in job.run(out)["tasks"].values():
+        say(task["verdict"]["sentence"])
+
+
+def track(rest: list[str]) -> None:
+    """`toto track`."""
+    from toto.jobs.track import Track
+
+    job, out = parse(Track, rest, "toto track", Path("runs/track"))
+    scores = job.run(out)["scores"]
+    say("; ".join(f"{kind}: J&F {100 * s['j_and_f']:.1f} %" for kind, s in scores.items()))
+
+
+def generate(rest: list[str]) -> None:
+    """`toto generate`."""
+    from toto.jobs.generate import Generate
+
+    job, out = parse(Generate, rest, "toto generate", Path("runs/generate"))
+    say(f"{job.run(out)['tokens_per_s']:.0f} tokens/s; strips and videos in {out}")
+
+
+def report(rest: list[str]) -> None:
+    """`toto report`."""
+    from toto.jobs.report import WriteReport
+
+    _, out = parse(WriteReport(), rest, "toto report", Path("runs/demo"))
+    say(str(WriteReport().run(out).resolve()))
+
+
+def show(rest: list[str]) -> None:
+    """`toto show pretrain RECIPE`."""
+    from toto.jobs.show import as_json, describe
+    from toto.recipes import PRETRAIN
+
+    if rest and rest[0] in HELP:
+        rest = ["pretrain", *rest]
+    if not rest or rest[0] != "pretrain":
+        fail(2, "`toto show` takes: pretrain RECIPE, such as `toto show pretrain 1b`")
+    recipe, rest = recipe_of(PRETRAIN, rest[1:], "show pretrain")
+    job, _ = parse(recipe(), rest, "toto show pretrain", Path())
+    facts = list(describe(job))
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        say(f"{name:<{width}}{value}")
+    say(as_json(job))
+
+
+def list_tables(rest: list[str]) -> None:
+    """`toto list`."""
+    if rest and rest[0] in HELP:
+        from toto.cli import VERBS
+
+        say(f"usage: toto list\n\n{VERBS['list']}")
+        return
+    if rest:
+        fail(2, f"`toto list` takes nothing more, got {rest[0]!r}")
+    from toto.models import MODELS
+    from toto.probe.propagate import PROTOCOLS
+    from toto.recipes import INGEST, PRETRAIN, TOKENIZER
+    from toto.tokenizers import TOKENIZERS
+    from toto.video.datasets import DATASETS
+
+    tables = {
+        "recipes of ingest": INGEST,
+        "recipes of tokenizer train": TOKENIZER,
+        "recipes of pretrain": PRETRAIN,
+        "tokenizers": TOKENIZERS,
+        "models": MODELS,
+        "data sets": DATASETS,
+        "tracking protocols": PROTOCOLS,
+    }
+    for what, table in tables.items():
+        say(f"{what}:")
+        for name, entry in table.items():
+            text = (getattr(entry, "__doc__", None) or "").strip().split("\n")[0]
+            say(f"  {name:<16}{text if callable(entry) else ''}".rstrip())
+
+
+def doctor(rest: list[str]) -> None:
+    """`toto doctor`."""
+    from toto.jobs.doctor import Doctor
+
+    facts, troubles = read_options(Doctor, rest, "toto doctor", Doctor.__doc__).run()
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        say(f"{name:<{width}}{value}")
+    for trouble in troubles:
+        say(f"TROUBLE: {trouble}")
+    if troubles:
+        sys.exit(1)
+    say("no trouble found")
+
+
+def _leave_at_once() -> NoReturn:
+    """End a rank of torchrun whose work is done and on disk, without the interpreter's shutdown.
+
+    On a busy machine a rank that had just left its process group was seen to abort there
+    ("terminate called without an active exception", exit -6); torchrun calls that a failed run.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+RUN: dict[str, Callable[[list[str]], None]] = {
+    "demo": demo,
+    "ingest": ingest,
+    "data": data,
+    "tokenizer": tokenizer,
+    "tokenize": tokenize,
+    "verify": verify,
+    "pretrain": pretrain,
+    "probe": probe,
+    "track": track,
+    "generate": generate,
+    "report": report,
+    "list": list_tables,
+    "show": show,
+    "doctor": doctor,
+}

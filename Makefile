@@ -29,7 +29,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m faults
+	TOTO_FAULTS=nightly $(BIN)/python -m pytest -q -m faults
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
@@ -48,5 +48,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 # Peers that declare torchvision, which must not come in, stand apart and without dependencies.
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --target $(VENV)/bench-packages attrs requests
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps --target $(VENV)/bench-packages DALL-E==0.1
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps --target $(VENV)/bench-packages DALL-E==0.1 opencv-python-headless==5.0.0.93
 	touch $@

@@ -44,8 +44,8 @@ def data(rest: list[str]) -> None:
         from toto.jobs.duplicates import Duplicates
 
         job, out = parse(Duplicates, rest, program, Path("runs/duplicates"))
-        pairs = job.run(out)["pairs"]
-        say(f"{len(pairs):,} copies; {out / 'duplicates.md'}")
+        pairs = sum(kind["pairs"] for kind in job.run(out)["counts"])
+        say(f"{pairs:,} copies; {out / 'duplicates.md'}")
     elif verb == "block":
         from toto.jobs.block import Block
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -195,10 +196,11 @@ class _Run:
                 rank=ranks.rank,
                 world=ranks.world,
             )
+            watch = _Watch(self.layout.length * job.batch)
             steps = train_steps(
                 trained,
                 partial(_objective, loss=self.objective.loss, context=self._compute),
-                (self._move(batch) for batch in batches),
+                self._moved(batches, watch),
                 optimizer,
                 job.schedule(),
                 steps=range(done, job.steps),
@@ -206,7 +208,6 @@ class _Run:
                 clip_norm=job.clip_norm,
             )
             with bar("pretrain", job.steps, done=done, shown=ranks.rank == 0) as progress:
-                watch = _Watch(self.layout.length * job.batch)
                 for step in steps:
                     watch.note(step, progress)
                     last = step.number == job.steps
@@ -248,6 +249,14 @@ class _Run:
     def _compute(self) -> AbstractContextManager[object]:
         return compute(self.precision, self.place)
 
+    def _moved(self, batches: Iterator[Batch], watch: "_Watch") -> Iterator[Batch]:
+        """Bring batches to the device, and count the time that takes."""
+        while True:
+            began = time.perf_counter()
+            batch = self._move(next(batches))
+            watch.loading_s += time.perf_counter() - began
+            yield batch
+
     def _move(self, batch: Batch) -> Batch:
         return Batch(
             ids=batch.ids.to(self.place),
@@ -288,6 +297,7 @@ class _Run:
             "loss_per_frame_untrained": self._per_frame(fresh),
             **self._guesses(),
             "tokens_per_s": watch.tokens_per_s,
+            "loading_share": watch.loading_s / watch.elapsed_s if watch.elapsed_s else None,
             "precision": self.precision,
         }
 
@@ -337,12 +347,14 @@ class _Watch:
         self._steps = self._steps_since = 0
         self.tokens_per_s = 0.0
         """Mean over all steps so far, saving and validation included."""
+        self.elapsed_s = self.loading_s = 0.0
+        """In all, and of it what was spent to read batches and to bring them to the device."""
 
     def note(self, step: Step, progress: Bar) -> None:
         self._steps += 1
         self._steps_since += 1
-        elapsed = time.perf_counter() - self._start
-        self.tokens_per_s = self._steps * self._tokens_a_step / elapsed
+        self.elapsed_s = time.perf_counter() - self._start
+        self.tokens_per_s = self._steps * self._tokens_a_step / self.elapsed_s
         progress.advance(note=f"loss {step.loss.item():.3f}  {self.tokens_per_s:,.0f} tokens/s")
 
     def line(self, step: Step, loss: float) -> dict[str, float | int]:

@@ -3,7 +3,7 @@
 Entropy decoders make a picture of any bits: after one that is wrong, the rest of a frame is noise,
 and mostly nothing complains. But noise seldom ends where its bytes do. So a frame is decoded again
 in a way that must not change it, or must: by another decoder, by the same one at its strictest,
-with bytes added behind its end, with its end altered.
+with bytes added behind its end, with its end altered, with rows added below it.
 """
 
 import re
@@ -17,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from toto.video.taller import MORE_ROWS_PX, taller_extradata, taller_units
+from toto.video.taller import MORE_ROWS_PX, taller_parameters, taller_units
 
 _STRICT = "crccheck+bitstream+buffer+careful+compliant+aggressive"
 # Old encoders of the MPEG-4 family broke the rules that these flags hold them to; AV1's decoder is
@@ -36,6 +36,8 @@ _EMULATED = re.compile(rb"\x00\x00[\x00\x01\x02]")
 _TAIL_BYTES = 16
 """Altered at a key frame's end. Black frames of HEVC look the same after fewer: with 5, whole files
 were flagged, and nothing more was found."""
+_LONGEST_ROW_PX = 1 << 14
+"""Of H.264, whose levels end there."""
 _SMALLEST_TAILED = 200
 """Bytes of a key frame below which its end may well be one that says nothing."""
 
@@ -62,16 +64,16 @@ class SecondOpinion:
         self._other = (
             None if other is None else _decoder(other[0], context, other[1] | self._limits)
         )
-        if self._other is not None and self._name == "h264":
-            # Its pictures are not looked at.
-            pixels = max_pixels + (1 << 14) * MORE_ROWS_PX
-            self._other.options = {
-                **other[1], "max_pixels": str(pixels), "skip_loop_filter": "all", "enable_er": "0"
-            }
-            try:
-                self._other.extradata = taller_extradata(context.extradata or b"")
-            except IndexError:
-                self._other = None
+        extra = context.extradata or b""
+        parameters = taller_parameters(extra) if self._name == "h264" else None
+        # Taller pictures are not compared: only whether they upset the decoder counts.
+        self._is_taller = parameters is not None
+        if parameters is not None:
+            assert self._other is not None
+            pixels = max_pixels + _LONGEST_ROW_PX * MORE_ROWS_PX
+            cheaper = {"max_pixels": str(pixels), "skip_loop_filter": "all", "enable_er": "0"}
+            self._other.options = {"err_detect": _STRICT, **cheaper}
+            self._other.extradata = parameters
         if self._other is not None and self._name == "hevc":
             # Rows of blocks then begin where the slice's header says, not where the row before
             # happened to end.
@@ -107,8 +109,14 @@ class SecondOpinion:
             if units is None or self._units.broken(units):
                 self.complaint = f"a broken unit of {self._name} {self._when(packet)}"
                 return
-            longer = taller_units(units) if self._name == "h264" else self._units.longer(units)
-            altered = _like(packet, self._units.join(longer))
+            if self._is_taller:
+                try:
+                    altered = _like(packet, taller_units(units))
+                except IndexError:
+                    self.complaint = f"broken parameters of {self._name} {self._when(packet)}"
+                    return
+            elif self._name != "h264":
+                altered = _like(packet, self._units.join(self._units.longer(units)))
         if self._other is not None:
             self._decode(altered)
 
@@ -129,7 +137,7 @@ class SecondOpinion:
             self.complaint = f"a stricter decoder finds {error.strerror} {where}"
 
     def _compare(self, frame: VideoFrame, mine: dict[int, int], others: dict[int, int]) -> None:
-        if self._other is None or self.complaint or frame.pts is None or self._name == "h264":
+        if self._other is None or self._is_taller or self.complaint or frame.pts is None:
             return
         checksum = _checksum(frame)
         if frame.pts not in others:

@@ -4,7 +4,10 @@ A playlist named `x.mp4` makes FFmpeg open other files, so only containers recog
 each with the one demuxer that belongs to it (docs/architecture, isolation). The same for images.
 """
 
+import os
 from typing import Literal
+
+from toto.video.refused import Refused
 
 HEAD_BYTES = 4096
 
@@ -29,6 +32,18 @@ _OTHER_IMAGES = (
     (b"MM\x00*", "TIFF"),
     (b"GIF8", "GIF"),
 )
+
+
+def read_head(fd: int) -> bytes:
+    """Read a file's first `HEAD_BYTES`.
+
+    Raises:
+        Refused: if the system gives none: some files of /proc would have us wait.
+    """
+    try:
+        return os.pread(fd, HEAD_BYTES, 0)
+    except OSError as error:
+        raise Refused("sniff", f"it cannot be read: {error.strerror}") from error
 
 
 def container_of(head: bytes) -> str | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from toto.video.refused import Refused
-from toto.video.sniff import HEAD_BYTES, describe, image_of
+from toto.video.sniff import describe, image_of, read_head
 
 Image.preinit()
 _UPRIGHT = {
@@ -45,7 +45,7 @@ def read_still(fd: int, limits: dict[str, Any]) -> tuple[str, NDArray[np.uint8]]
     Raises:
         Refused: if it is no image, is broken or cut off, or is larger than the limits.
     """
-    head = os.pread(fd, HEAD_BYTES, 0)
+    head = read_head(fd)
     kind = image_of(head)
     if kind is None:
         raise Refused("sniff", describe(head, wanted="an image"))

@@ -1,7 +1,7 @@
 """Do a file's parts follow each other? For those that FFmpeg resumes after a gap in silence.
 
-It complains of broken MP4, Matroska and FLV by itself; in AVI and MPEG transport streams it looks
-for the next part and says nothing, and of a GIF's pictures it takes what comes.
+It complains of broken MP4, Matroska and FLV by itself; in AVI, ASF and MPEG transport streams it
+looks for the next part and says nothing, and of a GIF's pictures it takes what comes.
 """
 
 import os
@@ -13,6 +13,12 @@ _MOST_PARTS = 5_000_000
 """Parts after which an AVI is believed."""
 _MOST_GIF_BYTES = 8 << 20
 """What is looked at of a GIF, at about a second for 5 MB."""
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_LIVE = 1
+"""Written as a stream: the sizes were not known yet."""
+_MOST_ASF_HEADER_BYTES = 1 << 20
 _TS_PACKETS = 1 << 16
 """Packets of a transport stream looked at together."""
 
@@ -29,8 +35,10 @@ def contradiction(fd: int, container: str) -> str | None:
             return _mpegts(fd)
         if container == "avi":
             return _avi(fd)
+        if container == "asf":
+            return _asf(fd)
         return _gif(os.pread(fd, _MOST_GIF_BYTES, 0)) if container == "gif" else None
-    except (IndexError, struct.error):
+    except (IndexError, ValueError, struct.error):
         return "it ends in the middle of a part"
 
 
@@ -64,6 +72,30 @@ def _avi(fd: int) -> str | None:
         else:
             at += 8 + size + size % 2
     return None
+
+
+def _asf(fd: int) -> str | None:
+    """Go from object to object: the header, the packets of one size, the indices."""
+    at, end = 0, os.fstat(fd).st_size
+    packet_bytes = 0
+    while at < end:
+        kind, size = struct.unpack("<16sQ", os.pread(fd, 24, at))
+        if kind == _ASF_HEADER:
+            header = os.pread(fd, min(size, _MOST_ASF_HEADER_BYTES), at)
+            flags, least, packet_bytes = _asf_properties(header)
+            if flags & _ASF_LIVE or least != packet_bytes:
+                return None
+        if size < 24 or at + size > end:
+            return f"no object begins at byte {at}, or it does not end"
+        if kind == _ASF_DATA and packet_bytes and (size - 50) % packet_bytes:
+            return f"its packets are not {packet_bytes} bytes each"
+        at += size
+    return None
+
+
+def _asf_properties(header: bytes) -> tuple[int, int, int]:
+    """Read the flags and the least and most bytes of a packet."""
+    return struct.unpack_from("<3I", header, header.index(_ASF_PROPERTIES) + 88)
 
 
 def _gif(data: bytes) -> str | None:

@@ -1,42 +1,71 @@
-"""Ask a decoder of H.264 for more rows than a picture has, so that it shows where its slices end.
+"""Ask for more rows than a picture of H.264 has, so that a decoder shows where its slices end.
 
-After wrong bits its arithmetic coder never finds back, but a decoder stops at a picture's last block
-whatever the bits say. Told of more blocks, it goes on in a broken slice, past the end of the bytes,
-and complains. A whole one says itself that it ends. Nothing else in a slice depends on the height.
+After wrong bits the arithmetic coder never finds back, but a decoder stops at a picture's last
+block whatever the bits say. Told of more blocks, it goes on in a broken slice, past the end of the
+bytes, and complains. A whole slice says itself that it ends, and how its bits are read does not
+depend on the height.
 """
 
 import re
 
-MORE_ROWS_PX = 128
+MORE_ROWS_PX = 512
 """Rows added at most."""
-_MORE_MAP_UNITS = 4
-"""Rows of blocks, or of pairs of blocks where a picture may be two fields."""
+_MORE_MAP_UNITS = 16
+"""Rows of blocks, or of pairs of blocks where a picture may be two fields. With 4, broken slices of
+small pictures had bytes left when the rows ended."""
+_SEQUENCE, _PICTURE = 7, 8
+"""Kinds of units: parameters of all pictures, and of some."""
 # ITU-T H.264, 7.3.2.1.1: those whose parameters begin with the format of chroma.
 _WITH_CHROMA_FORMAT = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
-_SEQUENCE_PARAMETERS = 7
 
 
-def taller_units(units: list[bytes]) -> list[bytes]:
-    """Change the sequence parameters among a packet's units."""
-    return [taller(unit) if unit[0] & 31 == _SEQUENCE_PARAMETERS else unit for unit in units]
+def taller_parameters(extra: bytes) -> bytes | None:
+    """Change the height in what a container says of the codec.
+
+    Returns:
+        The parameters with start codes; None if they are broken or missing, or if a picture is
+        coded without arithmetic: there a strict decoder sees by itself that bits are left over.
+    """
+    try:
+        units = _parameter_units(extra)
+        pictures = [unit for unit in units if unit[0] & 31 == _PICTURE]
+        if not pictures or not all(_arithmetic(unit) for unit in pictures):
+            return None
+        return taller_units(units)
+    except IndexError:
+        return None
 
 
-def taller_extradata(extra: bytes) -> bytes:
-    """Change the sequence parameters in what a container says of the codec.
+def taller_units(units: list[bytes]) -> bytes:
+    """Change the sequence parameters among units, and put a start code before each.
 
     Raises:
-        IndexError: if it is cut off.
+        IndexError: if some are cut off.
     """
+    kept = [taller(unit) if unit[0] & 31 == _SEQUENCE else unit for unit in units]
+    return b"".join(b"\0\0\1" + unit for unit in kept)
+
+
+def _parameter_units(extra: bytes) -> list[bytes]:
     if extra[:1] != b"\1":
-        units = [unit for unit in extra.split(b"\0\0\1") if unit.rstrip(b"\0")]
-        return b"".join(b"\0\0\1" + unit for unit in taller_units(units))
-    at, changed = 6, extra[:6]
-    for _ in range(extra[5] & 31):
-        end = at + 2 + (extra[at] << 8 | extra[at + 1])
-        unit = taller(extra[at + 2 : end])
-        changed += len(unit).to_bytes(2, "big") + unit
-        at = end
-    return changed + extra[at:]
+        parts = (part.rstrip(b"\0") for part in extra.split(b"\0\0\1"))
+        return [part for part in parts if part]
+    at, units = 5, []
+    for mask in (0x1F, 0xFF):
+        count, at = extra[at] & mask, at + 1
+        for _ in range(count):
+            end = at + 2 + (extra[at] << 8 | extra[at + 1])
+            units.append(extra[at + 2 : end])
+            at = end
+    return units
+
+
+def _arithmetic(unit: bytes) -> bool:
+    """Read from a unit of picture parameters whether CABAC codes the pictures, not CAVLC."""
+    bits = _Bits(unit)
+    bits.take(8)
+    bits.numbers(2)
+    return bits.take(1) == 1
 
 
 def taller(unit: bytes) -> bytes:
@@ -46,14 +75,17 @@ def taller(unit: bytes) -> bytes:
         IndexError: if it is cut off.
     """
     bits = _Bits(unit.replace(b"\0\0\3", b"\0\0"))
-    _, profile, _ = bits.take(8), bits.take(8), bits.take(16)
+    bits.take(8)
+    profile = bits.take(8)
+    bits.take(16)
     bits.number()
     if profile in _WITH_CHROMA_FORMAT:
         lists = 8
         if bits.number() == 3:
             bits.take(1)
             lists = 12
-        bits.number(), bits.number(), bits.take(1)
+        bits.numbers(2)
+        bits.take(1)
         if bits.take(1):
             for index in range(lists):
                 if bits.take(1):
@@ -63,10 +95,12 @@ def taller(unit: bytes) -> bytes:
     if order == 0:
         bits.number()
     elif order == 1:
-        bits.take(1), bits.number(), bits.number()
-        for _ in range(bits.number()):
-            bits.number()
-    bits.number(), bits.take(1), bits.number()
+        bits.take(1)
+        bits.numbers(2)
+        bits.numbers(bits.number())
+    bits.number()
+    bits.take(1)
+    bits.number()
     before = bits.at
     height = bits.number()
     coded = f"{height + _MORE_MAP_UNITS + 1:b}"
@@ -107,3 +141,8 @@ class _Bits:
         zeros = one - self.at
         self.at = one
         return self.take(zeros + 1) - 1
+
+    def numbers(self, count: int) -> None:
+        """Skip so many codes."""
+        for _ in range(count):
+            self.number()

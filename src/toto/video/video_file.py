@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from toto.video.checks import Checks
 from toto.video.refused import Refused
-from toto.video.sniff import HEAD_BYTES, container_of, describe
+from toto.video.sniff import container_of, describe, read_head
 
 # FFmpeg's names. What people record, publish and archive; the long tail of decoders for old games
 # and formats is where memory errors live, and stays closed.
@@ -155,7 +155,7 @@ def open_video(fd: int, limits: dict[str, Any], *, checked: bool = False) -> Ite
     Raises:
         Refused: if it is no video, is broken, or is larger than the limits.
     """
-    head = os.pread(fd, HEAD_BYTES, 0)
+    head = read_head(fd)
     demuxer = container_of(head)
     if demuxer is None:
         raise Refused("sniff", describe(head))

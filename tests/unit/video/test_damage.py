@@ -161,10 +161,12 @@ def test_a_cut_off_file_is_named(
 def test_bytes_between_the_parts_are_named(tmp_path: Path) -> None:
     avi = made_clips.make(tmp_path / "a.avi", "mjpeg", "yuvj420p", frames=noisy()).read_bytes()
     stream = made_clips.make(tmp_path / "a.ts", frames=noisy()).read_bytes()
+    asf = made_clips.make(tmp_path / "a.wmv", "wmv2", frames=noisy()).read_bytes()
     at = avi.index(b"00dc", avi.index(b"movi"))
     cases = {
         "avi": (avi, avi[:at] + b"\0\1\2" + avi[at:], "no chunk begins at byte"),
         "mpegts": (stream, stream[:376] + b"\0" * 188 + stream[376:], "without its sync byte"),
+        "asf": (asf, asf[:-2000] + asf[-1990:], "no object begins at byte"),
     }
     for container, (whole, broken, words) in cases.items():
         for data, expected in ((whole, None), (broken, words)):

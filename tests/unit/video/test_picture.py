@@ -39,7 +39,7 @@ def test_pictures_arrive_as_they_were_sent_and_several_a_message(
     ends: tuple[Channel, Channel],
 ) -> None:
     ours, theirs = ends
-    outbox, inbox, request = Outbox(theirs), Inbox(), asked(None, 30)
+    outbox, inbox, request = Outbox(theirs), Inbox(max_pixels=1 << 24), asked(None, 30)
     inbox.expect(request)
     for number in range(30):
         outbox.add(picture(number), spans=[0, 1], index=4 * number, time_s=number / 7)
@@ -59,7 +59,7 @@ def test_pictures_arrive_as_they_were_sent_and_several_a_message(
 
 def test_a_large_picture_goes_alone(ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
-    outbox, inbox, large = Outbox(theirs), Inbox(), picture(0, (600, 600, 3))
+    outbox, inbox, large = Outbox(theirs), Inbox(max_pixels=1 << 24), picture(0, (600, 600, 3))
     inbox.expect(asked(None))
     outbox.add(large, spans=[0], index=0, time_s=0.0)
     assert large.size > MESSAGE_BYTES
@@ -69,7 +69,7 @@ def test_a_large_picture_goes_alone(ends: tuple[Channel, Channel]) -> None:
 
 def test_thousands_of_tiny_pictures_fit_the_header(ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
-    outbox, inbox, count = Outbox(theirs), Inbox(), 0
+    outbox, inbox, count = Outbox(theirs), Inbox(max_pixels=1 << 24), 0
     inbox.expect(asked(*[None] * 200))
     for number in range(3000):
         outbox.add(picture(0, (1, 1, 3)), spans=[*range(200)], index=number, time_s=0.1)
@@ -100,7 +100,7 @@ def test_what_was_not_asked_for_is_not_taken(
     ends: tuple[Channel, Channel], said: list[dict], words: str
 ) -> None:
     ours, theirs = ends
-    inbox = Inbox()
+    inbox = Inbox(max_pixels=1 << 24)
     inbox.expect(asked(2))
     sent(theirs, {"pictures": said}, (1, 8, 8, 3))
     with pytest.raises(ValueError, match=words):
@@ -109,7 +109,7 @@ def test_what_was_not_asked_for_is_not_taken(
 
 def test_pictures_of_one_request_have_one_size(ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
-    inbox = Inbox()
+    inbox = Inbox(max_pixels=1 << 24)
     inbox.expect(asked(None))
     sent(theirs, {"pictures": [ONE]}, (1, 8, 8, 3))
     inbox.take(ours.receive(), ours)

@@ -1,4 +1,4 @@
-"""More rows below a picture of H.264: whole slices end before them, and broken ones run into them."""
+"""A picture made taller: a whole slice ends before the new rows, a broken one runs into them."""
 
 import re
 from pathlib import Path

@@ -232,5 +232,5 @@ def test_codes_that_differ_are_no_good_beyond_the_tolerance() -> None:
 
 @pytest.mark.parametrize("fields", [{"sample": -1}, {"most_different": 1.5}])
 def test_rejects(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="sample .* must be at least 0, most_different .* in"):
+    with pytest.raises(ValueError, match=r"sample .* must be at least 0, most_different .* in"):
         Verify(shards="x", **fields)

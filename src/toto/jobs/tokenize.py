@@ -83,7 +83,7 @@ class Tokenize:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         for name in ("stride", "side_px"):
-            if (getattr(self, name) or 1) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if not self.data:
             raise ValueError("no data: give --data with folders that `toto ingest` wrote")
@@ -156,9 +156,9 @@ class _Run:
                 note = f"{length_s / 3600:.2f} h  {speed:,.0f} tokens/s"
                 progress.advance(clips[task.name], f"{note}  {lost} lost" if lost else note)
         finished = {name: receipt for name, receipt in receipts.items() if receipt}
-        for source in sorted({task.source for task in self.tasks}):
-            if (self.out / source).is_dir():
-                write_index(self.out / source)
+        whole = {task.source for task in self.tasks if finished[task.name].clips}
+        for source in sorted(whole):
+            write_index(self.out / source)
         rows = list(self._rows(finished))
         write_manifest(self.out / MANIFEST, rows)
         result = summarise(self.out, self.tokenizer)

@@ -10,17 +10,30 @@ from toto.video.manifest import Row, read_manifest, write_manifest
 OK = Row(
     source="folder",
     path="täst/a b.mp4",
+    clip="a b",
     sha256="0" * 64,
+    file_bytes=1000,
     status="ok",
+    start_s=1.5,
+    end_s=4.0,
+    first_frame=38,
     frames=20,
     width=64,
     height=48,
     fps=25.0,
     duration_s=0.76,
     label="0",
+    fingerprint=b"\x00\xff",
 )
 REFUSED = Row(
-    source="folder", path="x", sha256=None, status="refused", stage="sniff", reason="a PNG image"
+    source="folder",
+    path="x",
+    clip="x",
+    kind="image",
+    sha256=None,
+    status="refused",
+    stage="sniff",
+    reason="a PNG image",
 )
 
 
@@ -71,7 +84,9 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_that_say_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="x: status is ok or refused, got 'fine'"):
+    with pytest.raises(
+        ValueError, match="x: status is one of ok, refused, quarantined, missing, blocked, "
+    ):
         replace(REFUSED, status="fine")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="an ok row has at least 1 frame, got 0"):
         replace(OK, frames=0)

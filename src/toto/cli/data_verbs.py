@@ -1,9 +1,8 @@
 """The verbs of `toto data`."""
 
-import sys
 from pathlib import Path
 
-from toto.cli.options import HELP, fail, near, parse, read_options, say
+from toto.cli.options import parse, read_options, say, verb_of
 
 DATA_VERBS: dict[str, str] = {
     "report": "what there is: clips, hours, tokens, losses, passes that a training run makes",
@@ -16,16 +15,7 @@ DATA_VERBS: dict[str, str] = {
 
 def data(rest: list[str]) -> None:
     """`toto data VERB`."""
-    if not rest or rest[0] in HELP:
-        width = max(map(len, DATA_VERBS)) + 2
-        say("usage: toto data VERB [--field value ...]\n")
-        for name, what in DATA_VERBS.items():
-            say(f"  {name:<{width}}{what}")
-        sys.exit(0 if rest else 2)
-    verb, rest = rest[0], rest[1:]
-    if verb not in DATA_VERBS:
-        known = ", ".join(DATA_VERBS)
-        fail(2, f"no verb {verb!r}{near(verb, DATA_VERBS)}; `toto data` has: {known}")
+    verb, rest = verb_of("toto data", DATA_VERBS, rest)
     program = f"toto data {verb}"
     if verb == "report":
         from toto.jobs.data_report import DataReport

@@ -119,6 +119,20 @@ def long_names(rest: list[str], **short: str) -> list[str]:
     return found
 
 
+def verb_of(program: str, verbs: dict[str, str], rest: list[str]) -> tuple[str, list[str]]:
+    """Take the second verb off the arguments, or say which there are and end."""
+    if not rest or rest[0] in HELP:
+        width = max(map(len, verbs)) + 2
+        say(f"usage: {program} VERB [--field value ...]\n")
+        for name, what in verbs.items():
+            say(f"  {name:<{width}}{what}")
+        sys.exit(0 if rest else 2)
+    if rest[0] not in verbs:
+        known = ", ".join(verbs)
+        fail(2, f"no verb {rest[0]!r}{near(rest[0], verbs)}; `{program}` has: {known}")
+    return rest[0], rest[1:]
+
+
 def take(rest: list[str], name: str) -> tuple[str | None, list[str]]:
     """Take `--name VALUE` or `--name=VALUE` off the arguments."""
     for place, argument in enumerate(rest):

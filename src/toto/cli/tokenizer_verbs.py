@@ -1,9 +1,8 @@
 """The verbs of `toto tokenizer`."""
 
-import sys
 from pathlib import Path
 
-from toto.cli.options import HELP, fail, long_names, near, parse, recipe_of, say
+from toto.cli.options import long_names, parse, recipe_of, say, verb_of
 
 TOKENIZER_VERBS: dict[str, str] = {
     "train": "train one on images and clips (recipes: toto list)",
@@ -16,16 +15,7 @@ TOKENIZER_VERBS: dict[str, str] = {
 
 def tokenizer(rest: list[str]) -> None:
     """`toto tokenizer VERB`."""
-    if not rest or rest[0] in HELP:
-        width = max(map(len, TOKENIZER_VERBS)) + 2
-        say("usage: toto tokenizer VERB [--field value ...]\n")
-        for name, what in TOKENIZER_VERBS.items():
-            say(f"  {name:<{width}}{what}")
-        sys.exit(0 if rest else 2)
-    verb, rest = rest[0], rest[1:]
-    if verb not in TOKENIZER_VERBS:
-        known = ", ".join(TOKENIZER_VERBS)
-        fail(2, f"no verb {verb!r}{near(verb, TOKENIZER_VERBS)}; `toto tokenizer` has: {known}")
+    verb, rest = verb_of("toto tokenizer", TOKENIZER_VERBS, rest)
     program = f"toto tokenizer {verb}"
     if verb == "train":
         from toto.recipes import TOKENIZER

@@ -20,8 +20,6 @@ from toto.video.decode import Decoder
 from toto.video.manifest import Row
 from toto.video.reading import PIECE_FRAMES, Cut, read_clip
 
-ENCODINGS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
-
 
 class EncodeAgain:
     """Reads and encodes clips as a finished tokenise run did; a context.
@@ -64,7 +62,7 @@ class EncodeAgain:
         if self._tokenizer.digest() != description.tokenizer_digest:
             raise ValueError(f"{record.name} was made by another tokenizer than the one beside it")
         frames = self._frames(record)
-        encode = device_encode(self._tokenizer, ENCODINGS[description.precision])
+        encode = device_encode(self._tokenizer, _precision(description))
         # As many at once as when the shard was made: what is computed together can matter.
         ids = torch.cat([encode(part) for part in frames.split(PIECE_FRAMES)])
         return TokenGrid(ids=ids, vocab_size=description.vocab_size)
@@ -92,6 +90,14 @@ class EncodeAgain:
                 raise ValueError(f"{record.name} was made over data that is not there; give --data")
             self._digits[split] = made[0].digits(self._decoder, _split(split))
         return self._digits[split][int(index)].clip.frames
+
+
+def _precision(description: Description) -> Precision:
+    match description.precision:
+        case "fp32" | "bf16":
+            return description.precision
+        case other:
+            raise ValueError(f"precision {other!r}: these tokens were not made by toto")
 
 
 def _stride(record: ClipRecord, row: Row) -> int:

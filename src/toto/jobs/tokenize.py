@@ -41,10 +41,11 @@ class TokenizeWorkers(Workers):
 
     ray: str | None = None
     """`local`, or the address of a Ray cluster whose machines all see the data and `--out`; needs
-    the extra `scale`. Actors then decode on CPUs and encode on GPUs, or on CPUs where there are
-    none."""
+    the extra `scale`. Actors then decode on CPUs and encode beside them, or on GPUs."""
     decoders: int = 0
     """Actors that decode, with Ray; 0 takes one for each CPU that is left."""
+    gpus_per_encoder: float = 0.0
+    """Of each encoding actor, with Ray; 0 encodes on CPUs."""
     encoders: int = 0
     """Actors that encode, with Ray; 0 takes one a GPU, or one a core."""
 
@@ -187,6 +188,7 @@ class _Run:
                 address=self.workers.ray,
                 decoders=self.workers.decoders or None,
                 encoders=self.workers.encoders or None,
+                gpus_per_encoder=self.workers.gpus_per_encoder,
             )
             return
         count = min(self.workers.count, max(1, len(todo)))

@@ -1,6 +1,7 @@
 """What every test stands on: one thread, a seed, and where shared data lies if there is any."""
 
 import os
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+# Or Ray would keep one in the home folder; a process reads it once, for all its clusters.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 torch.set_num_threads(1)  # so that sums add in one order and tests beside each other do not crowd
 
 

@@ -5,6 +5,7 @@ import pickle
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from made_stages import Broken, Checksum, Environ, Noise, Slow, Unready, WithChild
-from toto.jobs import ray_workers
+from toto.jobs.ray_connection import connected, leave_token
 from toto.jobs.ray_workers import _DecodeActor, over_ray
 from toto.jobs.stages import AHEAD, Died, compose
 
@@ -24,14 +25,12 @@ TASKS = [(seed, 3 + seed % 4) for seed in range(20)]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """Ray on this machine, whose actors find the test's stages."""
     with pytest.MonkeyPatch.context() as patch:
-        # It keeps a token there.
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         patch.setenv("OMP_NUM_THREADS", "7")
-        with ray_workers._connected("local") as ray:
+        with connected("local") as ray:
             yield
         assert not ray.is_initialized()
 
@@ -54,6 +53,31 @@ def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_cluster_that_is_not_there_is_named(address: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"no Ray cluster answers at {address}: start one"):
         list(over_ray(Noise(tmp_path), Checksum(tmp_path), TASKS, address=address))
+
+
+def test_clusters_that_start_at_once_have_one_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each found none and wrote its own, and one of the two could not reach itself.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: leave_token(), range(64)))
+    (token,) = (tmp_path / ".ray").iterdir()
+    assert len(token.read_text()) == 64
+    assert token.stat().st_mode & 0o077 == 0
+    before = token.read_text()
+    leave_token()
+    assert token.read_text() == before
+
+
+def test_a_token_from_the_environment_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    leave_token()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_late_request_takes_no_piece_of_another_task(tmp_path: Path) -> None:

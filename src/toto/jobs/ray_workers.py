@@ -8,16 +8,14 @@ again. Here an encode actor asks its decode actors for the next piece, as `ahead
 import itertools
 import os
 import pickle
-import signal
-import socket
 import sys
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from toto.jobs.ray_connection import connected
 from toto.jobs.stages import (
     AHEAD,
     Died,
@@ -75,54 +73,9 @@ def over_ray(
     """
     if not tasks:
         return
-    with _connected(address) as ray:
+    with connected(address) as ray:
         cluster = _Cluster.plan(ray, decode, encode, decoders, encoders, gpus_per_encoder)
         yield from tried_twice(cluster.once, tasks, workers=min(cluster.decoders, len(tasks)))
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    # Otherwise Ray on this machine reports to its makers, and each actor that dies is a page on the
-    # standard output, though its task's result says so. Ray reads these when it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|actor died")
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            'to run on Ray, install it: pip install "toto-video[scale]" (here and on each machine '
-            "of the cluster)"
-        ) from error
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address == "local":
-        quiet["include_dashboard"] = False
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        _require_answer(address)
-        ray.init(address=address, **quiet)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"no Ray cluster answers at {address}: start one (ray start --head), correct the "
-            f"address, or say local ({reason})"
-        ) from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            # Ray's handler prints a stack and aborts.
-            signal.signal(signal.SIGTERM, on_sigterm)
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _require_answer(address: str) -> None:
-    """Knock at HOST:PORT, since Ray itself tries for a minute and a half before it gives up."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @dataclass(eq=False, slots=True)

@@ -1,6 +1,7 @@
 """What the decode child sends, read without trusting a number in it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,20 @@ from toto.video.span import Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Picture:
-    """One frame as the child sends it.
+class Pictures:
+    """Frames as the child sends them, several of one size a message.
 
     Attributes:
-        spans: which of the spans asked for want it; none for a thumbnail.
-        index: position among the file's frames.
-        time_s: when it is shown, in seconds from the file's first frame.
-        array: sRGB bytes, or grey ones of a thumbnail; overwritten by the next message.
+        spans: which of the spans asked for want each; none for a thumbnail.
+        indices: position of each among the file's frames.
+        times_s: when each is shown, in seconds from the file's first frame.
+        arrays: sRGB bytes, or grey ones of thumbnails; the next message may take their memory.
     """
 
-    spans: list[int]
-    index: int
-    time_s: float
-    array: UInt8[np.ndarray, "H W C"]
+    spans: list[list[int]]
+    indices: list[int]
+    times_s: list[float]
+    arrays: UInt8[np.ndarray, "N H W C"]
 
 
 class Found:
@@ -62,6 +63,8 @@ class Found:
             "placeholders": int(done["placeholders"]),
             "dropped_times": int(done["dropped_times"]),
             "last_time_s": float(done["last_time_s"]),
+            "passed_frames": int(done["passed_frames"]),
+            "packets_numbered": bool(done["packets_numbered"]),
             "complaints": tuple(
                 " ".join(str(line).split())[:200] for line in done["complaints"][:9]
             ),
@@ -104,8 +107,11 @@ def rest_of(span: Span, kept: int) -> dict[str, Any]:
     }
 
 
+Room = Callable[[int, tuple[int, int, int]], UInt8[np.ndarray, "N H W C"]]
+
+
 class Inbox:
-    """Reads pictures as the child sends them, several a message, into memory used again.
+    """Reads pictures as the child sends them, several a message.
 
     Args:
         max_pixels: of one picture.
@@ -116,43 +122,50 @@ class Inbox:
         self._memory = np.empty(0, np.uint8)
         self._request: dict[str, Any] = {}
         self._shape: tuple[int, int, int] | None = None
+        self._room: Room = self._used_again
 
-    def expect(self, request: dict[str, Any]) -> None:
-        """Begin a request; the frames still wanted of each span are counted down in it."""
-        self._request, self._shape = request, None
+    def expect(self, request: dict[str, Any], room: Room | None = None) -> None:
+        """Begin a request.
 
-    def take(self, message: dict[str, Any], channel: Channel) -> list[Picture]:
+        Args:
+            request: the frames still wanted of each span are counted down in it.
+            room: gives memory for so many pictures of a size; by default it is used again for each
+                message.
+        """
+        self._request, self._shape, self._room = request, None, room or self._used_again
+
+    def take(self, message: dict[str, Any], channel: Channel) -> Pictures:
         """Receive the pictures that a message announces, trusting no number in it.
 
         Raises:
             EOFError: if the child is gone; what else a channel raises.
-            KeyError: if something is missing.
+            LookupError: if something is missing.
             TypeError: if it is not what was asked for.
             ValueError: the same.
         """
-        words = message["pictures"]
-        shape = (int(message["height"]), int(message["width"]), 3 if words[0]["spans"] else 1)
+        spans = message["spans"]
+        indices = [int(index) for index in message["indices"]]
+        times_s = [float(time_s) for time_s in message["times_s"]]
+        if not len(spans) == len(indices) == len(times_s):
+            raise ValueError(f"{len(spans)} spans, {len(indices)} indices, {len(times_s)} times")
+        shape = (int(message["height"]), int(message["width"]), 3 if spans[0] else 1)
         too_large = shape[0] * shape[1] > self._max_pixels
         if min(shape) < 1 or too_large or self._shape not in (None, shape):
             raise TypeError(f"a frame of {shape} after {self._shape}")
         self._shape, size = shape, math.prod(shape)
-        if (len(words) - 1) * size > MESSAGE_BYTES:
-            raise ValueError(f"{len(words)} frames of {shape} in one message")
-        for said in words:
-            self._count_down(said["spans"], shape)
-        if len(self._memory) < len(words) * size:
-            self._memory = np.empty(len(words) * size, np.uint8)
-        arrays = self._memory[: len(words) * size].reshape(len(words), *shape)
+        if (len(spans) - 1) * size > MESSAGE_BYTES:
+            raise ValueError(f"{len(spans)} frames of {shape} in one message")
+        for those in spans:
+            self._count_down(those, shape)
+        arrays = self._room(len(spans), shape)
         channel.receive_into(arrays)
-        return [
-            Picture(
-                spans=said["spans"],
-                index=int(said["index"]),
-                time_s=float(said["time_s"]),
-                array=array,
-            )
-            for said, array in zip(words, arrays, strict=True)
-        ]
+        return Pictures(spans=spans, indices=indices, times_s=times_s, arrays=arrays)
+
+    def _used_again(self, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+        size = count * math.prod(shape)
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(count, *shape)
 
     def _count_down(self, spans: list[int], shape: tuple[int, int, int]) -> None:
         wanted = self._request["spans"]

@@ -18,6 +18,8 @@ MAX_HEADER_BYTES = 1 << 20
 MESSAGE_BYTES = 1 << 20
 """Pictures are sent together up to about so many bytes."""
 _LENGTH = struct.Struct(">I")
+_PARTS = 1024
+"""Pieces of memory that Linux takes in one call."""
 
 
 class Channel:
@@ -40,8 +42,8 @@ class Channel:
         """Seconds to the deadline, below 0 after it; None without one."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
-    def send(self, header: dict[str, Any], payload: NDArray[np.uint8] | None = None) -> None:
-        """Send one message.
+    def send(self, header: dict[str, Any], *payload: NDArray[np.uint8]) -> None:
+        """Send one message, with the bytes of contiguous arrays after it.
 
         Raises:
             TimeoutError: if the deadline passed.
@@ -49,9 +51,14 @@ class Channel:
         """
         text = json.dumps(header).encode()
         self._wait()
-        self.sock.sendall(_LENGTH.pack(len(text)) + text)
-        if payload is not None:
-            self.sock.sendall(payload.reshape(-1).data)
+        parts = [memoryview(_LENGTH.pack(len(text)) + text)]
+        parts += [array.reshape(-1).data for array in payload]
+        while parts:
+            sent = self.sock.sendmsg(parts[:_PARTS])
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts.pop(0))
+            if sent:
+                parts[0] = parts[0][sent:]
 
     def send_with_file(self, header: dict[str, Any], fd: int) -> None:
         """Send one message and a duplicate of an open file descriptor."""

@@ -6,7 +6,6 @@ opens no path, and dies with its limits (docs/architecture, isolation). `Decoder
 
 import contextlib
 import dataclasses
-import math
 import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from toto.video.answer import Found, Inbox, Picture, rest_of
+from toto.video.answer import Found, Inbox, Pictures, Room, rest_of
 from toto.video.child import Backend, Child, ChildDiedError, Isolation
 from toto.video.decoded import Decoded, Scan, VideoInfo
+from toto.video.kept import Kept
 from toto.video.limits import DecodeLimits
 from toto.video.refused import STAGES, VideoRefusedError
 from toto.video.source_file import regular_file, uploaded
@@ -127,12 +127,12 @@ class Decoder:
             "intervals": list(intervals),
             "thumbnail_every_s": thumbnail_every_s,
         }
-        pictures = self._pictures(Path(path), request, [], found)
-        with contextlib.closing(pictures):
-            for picture in pictures:
-                if len(found.thumbnails) * (thumbnail_every_s or 1) > self.limits.max_duration_s:
+        with contextlib.closing(self._pictures(Path(path), request, [], found)) as messages:
+            for pictures in messages:
+                found.thumbnails += [*pictures.arrays[..., 0].copy()]
+                last_s = (len(found.thumbnails) - 1) * (thumbnail_every_s or 1)
+                if last_s > self.limits.max_duration_s:
                     raise VideoRefusedError(Path(path), "crash", "thumbnails come without end")
-                found.thumbnails.append(picture.array[..., 0].copy())
         return found.scan()
 
     def read(
@@ -145,6 +145,7 @@ class Decoder:
         side_px: int | None = None,
         crop_x: float = 0.5,
         crop_y: float = 0.5,
+        packets_numbered: bool = False,
     ) -> Decoded:
         """Decode the frames `start`, `start + stride`, ... of a file.
 
@@ -159,6 +160,8 @@ class Decoder:
             side_px: square to resize and cut each frame to; None keeps the size.
             crop_x: see `toto.video.transforms.resize_crop`.
             crop_y: the same.
+            packets_numbered: what a scan of this very file found. Where it is true, frames that
+                nothing wants or refers to are not decoded; the others are the same.
 
         Raises:
             VideoRefusedError: if the file is refused or has no frame `start`.
@@ -167,11 +170,10 @@ class Decoder:
         span = Span(start, stride, frames, (crop_x, crop_y))
         if side_px is not None:
             check_crop(side_px, crop_x, crop_y)
-        path, found = Path(path), Found()
-        pictures = self._pictures(path, {"side_px": side_px}, [span], found)
-        decoded = self._keep(path, pictures, found, span)
+        request = {"side_px": side_px, "numbered": packets_numbered}
+        decoded = self._keep(Path(path), request, span)
         if len(decoded.frames) == 0:
-            raise _no_frame(path, span, decoded)
+            raise _no_frame(Path(path), span, decoded)
         return decoded
 
     def stream(
@@ -181,6 +183,7 @@ class Decoder:
         *,
         side_px: int | None,
         piece_frames: int = 64,
+        packets_numbered: bool = False,
     ) -> Iterator[Piece]:
         """Decode a file once and yield the frames of many spans, which may overlap.
 
@@ -193,6 +196,7 @@ class Decoder:
             spans: what is wanted, in any order.
             side_px: square to resize and cut each frame to; None keeps the size.
             piece_frames: frames of one piece, except that a span's last may have fewer.
+            packets_numbered: see `read`.
 
         Raises:
             VideoRefusedError: if the file is refused; after all pieces, if a span has no frame.
@@ -205,7 +209,8 @@ class Decoder:
                 "spans must not be empty and piece_frames at least 1, "
                 f"got {len(spans)} spans, piece_frames {piece_frames}"
             )
-        return self._pieces(Path(path), list(spans), side_px, piece_frames)
+        request = {"side_px": side_px, "numbered": packets_numbered}
+        return self._pieces(Path(path), list(spans), request, piece_frames)
 
     def read_image(
         self,
@@ -235,61 +240,44 @@ class Decoder:
         """
         if side_px is not None:
             check_crop(side_px, crop_x, crop_y)
-        path, found, span = Path(path), Found(), Span(frames=1, crop=(crop_x, crop_y))
-        pictures = self._pictures(path, {"still": True, "side_px": side_px}, [span], found)
-        return self._keep(path, pictures, found, span).frames[0]
+        request, span = {"still": True, "side_px": side_px}, Span(frames=1, crop=(crop_x, crop_y))
+        return self._keep(Path(path), request, span).frames[0]
 
     def _pieces(
-        self, path: Path, spans: list[Span], side_px: int | None, piece_frames: int
+        self, path: Path, spans: list[Span], request: dict[str, Any], piece_frames: int
     ) -> Iterator[Piece]:
         found = Found()
         opened = [OpenPiece(number, span, piece_frames) for number, span in enumerate(spans)]
-        pictures = self._pictures(path, {"side_px": side_px}, spans, found)
-        with contextlib.closing(pictures):
-            for picture in pictures:
-                for number in picture.spans:
-                    yield from opened[number].add(picture.array, picture.time_s, picture.index)
+        with contextlib.closing(self._pictures(path, request, spans, found)) as messages:
+            for pictures in messages:
+                words = zip(pictures.spans, pictures.times_s, pictures.indices, strict=True)
+                for array, (numbers, time_s, index) in zip(pictures.arrays, words, strict=True):
+                    for number in numbers:
+                        yield from opened[number].add(array, time_s, index)
         for piece in opened:
             yield from piece.end()
         for piece in opened:
             if not piece.taken:
                 raise _no_frame(path, piece.span, found.scan())
 
-    def _keep(
-        self,
-        path: Path,
-        pictures: Generator[Picture, None, None],
-        found: Found,
-        span: Span,
-    ) -> Decoded:
+    def _keep(self, path: Path, request: dict[str, Any], span: Span) -> Decoded:
         """Collect the pictures of one span within the limits."""
-        frames, times_s, indices = np.empty((0, 0, 0, 3), np.uint8), [], []
-        with contextlib.closing(pictures):
-            for picture in pictures:
-                kept, shape = len(indices), picture.array.shape
-                limits = self.limits
-                most = min(limits.max_frames, limits.max_kept_bytes // math.prod(shape))
-                if kept >= most:
-                    reason = (
-                        f"the frames asked for exceed max_frames {limits.max_frames} or "
-                        f"max_kept_bytes {limits.max_kept_bytes}; give frames, stride or side_px"
-                    )
-                    raise VideoRefusedError(path, "limits", reason)
-                if kept == len(frames):
-                    # What the file claims saves moving frames, but may be anything.
-                    claimed = ((found.info and found.info.frames_claimed) or 0) // span.stride + 1
-                    first = max(16, min(claimed, (64 << 20) // math.prod(shape)))
-                    room = np.empty((min(most, 2 * kept or span.frames or first), *shape), np.uint8)
-                    room[:kept] = frames[:kept].reshape(kept, *shape)
-                    frames = room
-                frames[kept] = picture.array
-                times_s.append(picture.time_s)
-                indices.append(picture.index)
-        return found.decoded(path, frames[: len(indices)], times_s, indices)
+        found = Found()
+        kept = Kept(path, span, found, self.limits)
+        messages = self._pictures(path, request, [span], found, kept.room)
+        with contextlib.closing(messages):
+            for pictures in messages:
+                kept.add(pictures)
+        return kept.decoded()
 
     def _pictures(
-        self, path: Path, changes: dict[str, Any], spans: list[Span], found: Found
-    ) -> Generator[Picture, None, None]:
+        self,
+        path: Path,
+        changes: dict[str, Any],
+        spans: list[Span],
+        found: Found,
+        room: Room | None = None,
+    ) -> Generator[Pictures, None, None]:
         """Yield what one pass over a file gives, going on in a fresh child if the first one dies.
 
         Raises:
@@ -300,8 +288,10 @@ class Decoder:
             for last_attempt in (False, True):
                 request = {
                     **{"still": False, "side_px": None, "to_the_end": False},
-                    **{"intervals": [], "thumbnail_every_s": None},
+                    **{"intervals": [], "thumbnail_every_s": None, "numbered": False},
                     **changes,
+                    # What a scan found may hold no more, and the child ends where it sees that.
+                    **({"numbered": False} if last_attempt else {}),
                     "spans": [
                         rest_of(span, count) for span, count in zip(spans, kept, strict=True)
                     ],
@@ -309,12 +299,13 @@ class Decoder:
                     "cpu_s": self.limits.cpu_s(os.fstat(fd).st_size),
                 }
                 try:
-                    with contextlib.closing(self._attempt(path, fd, request, found)) as pictures:
-                        for picture in pictures:
-                            for number in picture.spans:
-                                kept[number] += 1
-                            thumbnails += not picture.spans
-                            yield picture
+                    with contextlib.closing(self._attempt(path, fd, request, found, room)) as said:
+                        for pictures in said:
+                            for numbers in pictures.spans:
+                                thumbnails += not numbers
+                                for number in numbers:
+                                    kept[number] += 1
+                            yield pictures
                     return
                 except ChildDiedError as died:
                     # It may have been the machine or an earlier file: once more, in a fresh child.
@@ -323,9 +314,9 @@ class Decoder:
                         raise VideoRefusedError(path, died.stage, reason) from died
 
     def _attempt(
-        self, path: Path, fd: int, request: dict[str, Any], found: Found
-    ) -> Generator[Picture, None, None]:
-        """Ask one child, and yield what it sends, each picture before the next is fetched.
+        self, path: Path, fd: int, request: dict[str, Any], found: Found, room: Room | None
+    ) -> Generator[Pictures, None, None]:
+        """Ask one child, and yield what it sends, each message before the next is fetched.
 
         Raises:
             VideoRefusedError: if the child refuses the file.
@@ -343,7 +334,7 @@ class Decoder:
         try:
             child.channel.set_deadline(wall_s)
             child.channel.send_with_file(request, fd)
-            self._inbox.expect(request)
+            self._inbox.expect(request, room)
             while "done" not in (message := child.channel.receive()):
                 if "refused" in message:
                     refused = message["refused"]
@@ -355,7 +346,7 @@ class Decoder:
                     continue
                 pictures = self._inbox.take(message, child.channel)
                 left_s = child.channel.left_s
-                yield from pictures
+                yield pictures
                 # What the receiver takes is not the file's fault.
                 child.channel.set_deadline(left_s)
             found.end(message["done"], len(request["intervals"]))

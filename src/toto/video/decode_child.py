@@ -58,6 +58,8 @@ def answer_still(
         "placeholders": 0,
         "dropped_times": 0,
         "last_time_s": 0.0,
+        "passed_frames": 0,
+        "packets_numbered": False,
     }
     return {**counts, "complaints": [], "spans": []}
 
@@ -78,7 +80,7 @@ def answer(
     times_s, outbox = array("d"), Outbox(channel)
     side_px = request["side_px"]
     with open_video(fd, limits, checked=request["to_the_end"]) as video:
-        for index, time_s, frame in video.frames():
+        for index, time_s, frame in video.frames(due.wants if request["numbered"] else None):
             times_s.append(time_s)
             if index == 0:
                 channel.send({"info": video.info(frame)})
@@ -101,6 +103,8 @@ def answer(
             "placeholders": video.placeholders,
             "dropped_times": video.dropped_times,
             "last_time_s": video.last_time_s,
+            "passed_frames": video.passed_frames,
+            "packets_numbered": video.packets_numbered,
             "complaints": video.complaints(),
             "spans": [_within(times_s, *interval) for interval in request["intervals"]],
         }

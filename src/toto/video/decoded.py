@@ -45,6 +45,10 @@ class Scan:
         decode_errors: packets that could not be decoded and frames that came out damaged.
         dropped_times: frames left out, and given no index, because time did not increase.
         last_time_s: when the last frame is shown, in seconds from the first.
+        passed_frames: frames that were left undecoded, since nothing wanted them and no other
+            frame refers to them; they have an index like others.
+        packets_numbered: whether the times of its packets number its frames, so that another pass
+            may leave out such frames; found by `Decoder.scan` only.
         placeholders: empty packets that the container counts as frames.
         complaints: other signs of damage, looked for by `Decoder.scan` only.
         spans: index of the first frame and count of the frames within each interval asked for;
@@ -58,6 +62,8 @@ class Scan:
     decode_errors: int
     dropped_times: int
     last_time_s: float
+    passed_frames: int = 0
+    packets_numbered: bool = False
     placeholders: int = 0
     complaints: tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
@@ -67,8 +73,8 @@ class Scan:
 
     @property
     def shown_frames(self) -> int:
-        """Frames that have an index: those decoded and not dropped."""
-        return self.decoded_frames - self.dropped_times
+        """Frames that have an index: those decoded and not dropped, and those passed over."""
+        return self.decoded_frames - self.dropped_times + self.passed_frames
 
     def damage(self) -> str | None:
         """Say in words what is wrong with a file that decodes, or None if nothing was found.

@@ -163,6 +163,7 @@ def _ok(row: Row, scan: Scan, span: tuple[int, int], damage: str | None) -> Row:
         height=scan.info.height,
         fps=scan.info.fps,
         duration_s=max(0.0, end_s - row.start_s),
+        packets_numbered=scan.packets_numbered,
         fingerprint=fingerprint(scan.thumbnails[shown]),
     )
 

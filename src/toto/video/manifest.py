@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
         pa.field("height", pa.int64(), nullable=False),
         pa.field("fps", pa.float64()),
         pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("packets_numbered", pa.bool_(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("fingerprint", pa.binary()),
@@ -79,6 +80,8 @@ class Row:
     """Average rate that the container names; None where it names none."""
     duration_s: float = 0.0
     """From the clip's first frame to its last, in seconds."""
+    packets_numbered: bool = False
+    """Whether frames that nothing wants need not be decoded: see `toto.video.decoded.Scan`."""
     label: str | None = None
     split: str = "train"
     fingerprint: bytes | None = None

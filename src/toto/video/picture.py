@@ -1,7 +1,5 @@
 """What the decode child makes of a frame, and how it hands pictures on."""
 
-from typing import Any
-
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
@@ -36,10 +34,8 @@ class Outbox:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._pictures: list[NDArray[np.uint8]] = []
-        self._words: list[dict[str, Any]] = []
-        self._said = 0
         self._shape: tuple[int, ...] | None = None
+        self._begin()
 
     def add(
         self, picture: NDArray[np.uint8], *, spans: list[int], index: int, time_s: float
@@ -57,7 +53,9 @@ class Outbox:
             )
         self._shape = picture.shape
         self._pictures.append(picture)
-        self._words.append({"spans": spans, "index": index, "time_s": time_s})
+        self._spans.append(spans)
+        self._indices.append(index)
+        self._times_s.append(time_s)
         self._said += 1 + len(spans)
         if len(self._pictures) * picture.size >= MESSAGE_BYTES or self._said >= MESSAGE_WORDS:
             self.send()
@@ -67,7 +65,13 @@ class Outbox:
         if not self._pictures:
             return
         height, width = self._pictures[0].shape[:2]
-        pictures = np.stack(self._pictures) if len(self._pictures) > 1 else self._pictures[0]
-        words = {"height": height, "width": width, "pictures": self._words}
-        self._channel.send(words, pictures)
-        self._pictures, self._words, self._said = [], [], 0
+        words = {"spans": self._spans, "indices": self._indices, "times_s": self._times_s}
+        self._channel.send({"height": height, "width": width, **words}, *self._pictures)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pictures: list[NDArray[np.uint8]] = []
+        self._spans: list[list[int]] = []
+        self._indices: list[int] = []
+        self._times_s: list[float] = []
+        self._said = 0

@@ -131,7 +131,13 @@ def stream_clips(decoder: Decoder, root: Path, clips: Sequence[tuple[Row, Cut]])
             for row, cut in clips
         ]
         with opened(root, path) as file:
-            yield from decoder.stream(file, spans, side_px=side_px, piece_frames=PIECE_FRAMES)
+            yield from decoder.stream(
+                file,
+                spans,
+                side_px=side_px,
+                piece_frames=PIECE_FRAMES,
+                packets_numbered=first.packets_numbered,
+            )
         return
     fps = first.fps or FRAMES_A_SECOND
     for number, (row, cut) in enumerate(clips):
@@ -163,6 +169,7 @@ def read_clip(decoder: Decoder, root: Path, row: Row, cut: Cut) -> Decoded:
                 side_px=cut.side_px,
                 crop_x=cut.crop[0],
                 crop_y=cut.crop[1],
+                packets_numbered=row.packets_numbered,
             )
     pieces = list(stream_clips(decoder, root, [(row, cut)]))
     frames = np.concatenate([piece.frames for piece in pieces])

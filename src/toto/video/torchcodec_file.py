@@ -121,6 +121,7 @@ def answer(
                 break
     outbox.send()
     counts = {"decode_errors": 0, "placeholders": 0, "dropped_times": 0, "complaints": []}
+    counts |= {"passed_frames": 0, "packets_numbered": False}
     return {
         "decoded_frames": index + 1,
         "last_time_s": times.time_s(index),

@@ -1,7 +1,7 @@
 """A stranger's video, opened in the decode child and nowhere else, and its frames one by one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from toto.video.ahead import PacketTimes, Passed, numbered
 from toto.video.checks import Checks
 from toto.video.refused import Refused
 from toto.video.sniff import container_of, describe, read_head
@@ -46,22 +48,49 @@ class Video:
         self.placeholders = 0
         self.dropped_times = 0
         self.last_time_s = 0.0
+        self._times = PacketTimes(stream, container.format.name) if checks else None
+        self._passed = Passed()
         # AVI stores no times of showing, only the order of storage. FFmpeg puts that order on
         # `pts` as it is, which jumps back and forth with B-frames; on `dts` it comes out sorted.
         self._is_avi = container.format.name == "avi"
         self._unit_s = stream.time_base or Fraction(1)
 
-    def frames(self) -> Iterator[tuple[int, float, VideoFrame]]:
-        """Yield index, time in seconds from the first frame, and the frame."""
+    @property
+    def packets_numbered(self) -> bool:
+        """Whether the packets' times number the frames; known when a check has seen them all."""
+        return self._times is not None and not self.decode_errors and self._times.number_frames
+
+    @property
+    def passed_frames(self) -> int:
+        """Frames that were not decoded since nothing wants or refers to them."""
+        return self._passed.frames
+
+    def frames(
+        self, wants: Callable[[int], bool] | None = None
+    ) -> Iterator[tuple[int, float, VideoFrame]]:
+        """Yield index, time in seconds from the first frame, and the frame.
+
+        Args:
+            wants: tells of an index whether its frame is wanted; others may be left out. Only for a
+                file of which `packets_numbered` is known to hold. None gives every frame.
+
+        Raises:
+            Refused: if the file is larger than the limits.
+            Astray: if `packets_numbered` does not hold; every frame until then is right.
+        """
         index, first, last, unit = 0, None, None, self._unit_s
-        for frame in self._decoded():
+        for frame in self._decoded(wants):
             self.decoded_frames += 1
             self.decode_errors += frame.is_corrupt
             ticks = self._ticks(frame, last)
+            if wants is not None:
+                index = self._passed.shown(frame.pts, index)
             if last is not None and ticks <= last:
                 self.dropped_times += 1
                 continue
             first, last = ticks if first is None else first, ticks
+            if self._times is not None:
+                self._times.frame(frame.pts)
             # Exact until here, or a frame at 10 s might end up on the wrong side of 10.0.
             self.last_time_s = float((ticks - first) * unit.numerator / unit.denominator)
             if self.last_time_s > self.limits["max_duration_s"]:
@@ -72,6 +101,7 @@ class Video:
                 )
             yield index, self.last_time_s, frame
             index += 1
+        self._passed.end()
 
     def info(self, frame: VideoFrame) -> dict[str, Any]:
         """Say what the container claims, with the size of a frame as it is shown."""
@@ -95,23 +125,15 @@ class Video:
         self._checks.end(damaged=self.decode_errors > 0)
         return self._checks.complaints
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self, wants: Callable[[int], bool] | None) -> Iterator[VideoFrame]:
         """Decode packet by packet: a damaged one costs itself, not the rest of the file."""
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except MemoryError:
-                raise
-            except FFmpegError:
-                self.decode_errors += 1
-                yield from self._flush()
-                return
-            if packet is None:
-                return
+        packets = self._packets()
+        for packet in packets if wants is None else self._unless_unwanted(packets, wants):
             # Packed B-frames: one byte in the place of a frame that came with the packet before.
             self.placeholders += packet.size == 1
             self.decode_errors += packet.is_corrupt
+            if self._times is not None:
+                self._times.packet(packet)
             try:
                 frames = packet.decode()
             except MemoryError:
@@ -125,12 +147,37 @@ class Video:
                 if isinstance(frame, VideoFrame):
                     yield frame
 
-    def _flush(self) -> Iterator[VideoFrame]:
-        """Get the frames still inside the decoder when the file broke off."""
-        try:
-            yield from self.stream.codec_context.decode(None)
-        except FFmpegError:
-            self.decode_errors += 1
+    def _packets(self) -> Iterator[Packet]:
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except MemoryError:
+                raise
+            except FFmpegError:
+                self.decode_errors += 1
+                # As at the end of a whole file: the decoder gives what it still holds.
+                packet = Packet()
+                packet.stream = self.stream
+                yield packet
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _unless_unwanted(
+        self, packets: Iterator[Packet], wants: Callable[[int], bool]
+    ) -> Iterator[Packet]:
+        """Let the decoder leave out what is not wanted, as far as nothing refers to it."""
+        codec, all_of_them = self.stream.codec_context, True
+        for packet, number in numbered(packets):
+            # The first one tells the size, and when time begins.
+            wanted = not number or wants(number)
+            if packet.pts is not None:
+                self._passed.expect(packet.pts, number, wanted=wanted)
+            if wanted != all_of_them:
+                codec.skip_frame, all_of_them = ("DEFAULT" if wanted else "NONREF"), wanted
+            yield packet
 
     def _ticks(self, frame: VideoFrame, last: int | Fraction | None) -> int | Fraction:
         """Say when a frame is shown, in the stream's unit of time."""

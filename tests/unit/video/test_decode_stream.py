@@ -205,10 +205,17 @@ def test_a_larger_file_may_take_longer() -> None:
     [
         ({"height": 1 << 20, "width": 1 << 20}, TypeError),
         ({"height": 0}, TypeError),
-        ({"pictures": [{"spans": [7], "index": 0, "time_s": 0.0}]}, ValueError),
-        ({"pictures": [{"spans": [], "index": 0, "time_s": 0.0}]}, ValueError),
-        ({"pictures": [{"spans": [0], "index": 0, "time_s": 0.0}] * 2}, ValueError),
-        ({"pictures": [{"spans": [0], "index": 0, "time_s": 0.0}] * (1 << 20)}, ValueError),
+        ({"spans": [[7]]}, ValueError),
+        ({"spans": [[]]}, ValueError),
+        ({"spans": [7]}, TypeError),
+        ({"spans": [], "indices": [], "times_s": []}, LookupError),
+        ({"indices": ["x"]}, ValueError),
+        ({"times_s": [[]]}, TypeError),
+        ({"spans": [[0]] * 2, "indices": [0] * 2, "times_s": [0.0] * 2}, ValueError),
+        (
+            {"spans": [[0]] * (1 << 20), "indices": [0] * (1 << 20), "times_s": [0] * (1 << 20)},
+            ValueError,
+        ),
     ],
 )
 def test_what_a_child_that_was_taken_over_says_is_not_believed(
@@ -218,8 +225,8 @@ def test_what_a_child_that_was_taken_over_says_is_not_believed(
     span = {"start": 0, "stride": 1, "frames": 1, "crop": (0.5, 0.5)}
     inbox = Inbox(max_pixels=1 << 20)
     inbox.expect({"spans": [span], "thumbnail_every_s": None})
-    picture = {"spans": [0], "index": 0, "time_s": 0.0}
+    picture = {"height": 8, "width": 8, "spans": [[0]], "indices": [0], "times_s": [0.0]}
     with pytest.raises(error):
-        inbox.take({"height": 8, "width": 8, "pictures": [picture], **said}, here)
+        inbox.take({**picture, **said}, here)
     here.close()
     there.close()

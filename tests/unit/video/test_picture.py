@@ -49,9 +49,11 @@ def test_pictures_arrive_as_they_were_sent_and_several_a_message(
     messages = number = 0
     while "done" not in (message := ours.receive()):
         messages += 1
-        for got in inbox.take(message, ours):
-            assert (got.spans, got.index, got.time_s) == ([0, 1], 4 * number, number / 7)
-            np.testing.assert_array_equal(got.array, picture(number))
+        got = inbox.take(message, ours)
+        words = zip(got.spans, got.indices, got.times_s, strict=True)
+        for array, said in zip(got.arrays, words, strict=True):
+            assert said == ([0, 1], 4 * number, number / 7)
+            np.testing.assert_array_equal(array, picture(number))
             number += 1
     assert (messages, number) == (2, 30)
     assert request["spans"] == [{"frames": None}, {"frames": 0}]
@@ -63,8 +65,8 @@ def test_a_large_picture_goes_alone(ends: tuple[Channel, Channel]) -> None:
     inbox.expect(asked(None))
     outbox.add(large, spans=[0], index=0, time_s=0.0)
     assert large.size > MESSAGE_BYTES
-    (got,) = inbox.take(ours.receive(), ours)
-    np.testing.assert_array_equal(got.array, large)
+    (got,) = inbox.take(ours.receive(), ours).arrays
+    np.testing.assert_array_equal(got, large)
 
 
 def test_thousands_of_tiny_pictures_fit_the_header(ends: tuple[Channel, Channel]) -> None:
@@ -77,33 +79,36 @@ def test_thousands_of_tiny_pictures_fit_the_header(ends: tuple[Channel, Channel]
             outbox.send()
             theirs.send({"done": {}})
             while "done" not in (message := ours.receive()):
-                count += len(inbox.take(message, ours))
+                count += len(inbox.take(message, ours).arrays)
     assert count == 3000
 
 
-ONE = {"spans": [0], "index": 0, "time_s": 0.0}
+def words(*spans: list[int]) -> dict:
+    return {"spans": [*spans], "indices": [0] * len(spans), "times_s": [0.0] * len(spans)}
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("said", "complaint"),
     [
-        ([ONE] * 3, "a frame too many for span 0"),
-        ([{**ONE, "spans": [1]}], r"a frame for spans \[1\]"),
-        ([{**ONE, "spans": [-1]}], r"a frame for spans \[-1\]"),
-        ([{**ONE, "spans": [0, 0]}], r"a frame for spans \[0, 0\]"),
-        ([ONE, {**ONE, "spans": []}], r"a frame of \(8, 8, 3\) for spans \[\]"),
-        ([{**ONE, "spans": []}], r"a frame of \(8, 8, 1\) for spans \[\]"),
-        ([ONE] * 6000, r"6000 frames of \(8, 8, 3\) in one message"),
+        (words([0], [0], [0]), "a frame too many for span 0"),
+        (words([1]), r"a frame for spans \[1\]"),
+        (words([-1]), r"a frame for spans \[-1\]"),
+        (words([0, 0]), r"a frame for spans \[0, 0\]"),
+        (words([0], []), r"a frame of \(8, 8, 3\) for spans \[\]"),
+        (words([]), r"a frame of \(8, 8, 1\) for spans \[\]"),
+        (words(*[[0]] * 6000), r"6000 frames of \(8, 8, 3\) in one message"),
+        ({**words([0]), "times_s": []}, "1 spans, 1 indices, 0 times"),
+        ({**words([0]), "indices": []}, "1 spans, 0 indices, 1 times"),
     ],
 )
 def test_what_was_not_asked_for_is_not_taken(
-    ends: tuple[Channel, Channel], said: list[dict], words: str
+    ends: tuple[Channel, Channel], said: dict, complaint: str
 ) -> None:
     ours, theirs = ends
     inbox = Inbox(max_pixels=1 << 24)
     inbox.expect(asked(2))
-    sent(theirs, {"pictures": said}, (1, 8, 8, 3))
-    with pytest.raises(ValueError, match=words):
+    sent(theirs, said, (1, 8, 8, 3))
+    with pytest.raises(ValueError, match=complaint):
         inbox.take(ours.receive(), ours)
 
 
@@ -111,8 +116,8 @@ def test_pictures_of_one_request_have_one_size(ends: tuple[Channel, Channel]) ->
     ours, theirs = ends
     inbox = Inbox(max_pixels=1 << 24)
     inbox.expect(asked(None))
-    sent(theirs, {"pictures": [ONE]}, (1, 8, 8, 3))
+    sent(theirs, words([0]), (1, 8, 8, 3))
     inbox.take(ours.receive(), ours)
-    sent(theirs, {"pictures": [ONE]}, (1, 8, 9, 3))
+    sent(theirs, words([0]), (1, 8, 9, 3))
     with pytest.raises(TypeError, match=r"a frame of \(8, 9, 3\) after \(8, 8, 3\)"):
         inbox.take(ours.receive(), ours)

@@ -18,6 +18,9 @@ from toto.data.token_set import TokenSet
 from toto.data.windows import Windows
 from toto.types import Batch
 
+Cut = tuple[int, list[int], list[int]]
+"""A sequence's source, and clip and first frame of each of its items."""
+
 
 class Loader:
     """Cuts what an order names from the shards and lays it out.
@@ -76,13 +79,17 @@ class Loader:
 
     def batch(self, places: Sequence[Place]) -> Batch:
         """Make the batch of these places."""
-        cuts: list[_Cut] = [(0, [], [])] * len(places)
+        return self._read(self.cuts(places))
+
+    def cuts(self, places: Sequence[Place]) -> list[Cut]:
+        """Say which clips and frames the sequences of these places are cut from."""
+        cuts: list[Cut] = [(0, [], [])] * len(places)
         for source in {place.source for place in places}:
             rows = [row for row, place in enumerate(places) if place.source == source]
             items = np.array([places[row].items for row in rows])
             for row, cut in zip(rows, _cuts(source, self._windows[source], items), strict=True):
                 cuts[row] = cut
-        return self._read(cuts)
+        return cuts
 
     def batches(
         self, *, batch: int, first_step: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1
@@ -124,7 +131,7 @@ class Loader:
             items = np.arange(first * take, min(first + batch, last) * take).reshape(-1, take)
             yield self._read(_cuts(source, windows, items))
 
-    def _read(self, cuts: Sequence["_Cut"]) -> Batch:
+    def _read(self, cuts: Sequence[Cut]) -> Batch:
         count = self.layout.config.frames
         ids = torch.empty(len(cuts), self.layout.length, dtype=torch.int64)
         grid = torch.zeros(count, 1, self.layout.frame_tokens, dtype=torch.int64)
@@ -145,11 +152,7 @@ class Loader:
         )
 
 
-_Cut = tuple[int, list[int], list[int]]
-"""A sequence's source, and clip and first frame of each of its items."""
-
-
-def _cuts(source: int, windows: Windows, items: Int64[np.ndarray, "N K"]) -> list[_Cut]:
+def _cuts(source: int, windows: Windows, items: Int64[np.ndarray, "N K"]) -> list[Cut]:
     clips, starts = windows.locate(items.ravel())
     located = zip(
         clips.reshape(items.shape).tolist(), starts.reshape(items.shape).tolist(), strict=True

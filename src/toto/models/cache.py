@@ -1,8 +1,9 @@
-"""Keys and values of the positions already read, in memory laid out once."""
+"""What a decoder keeps of the positions already read, in memory laid out once."""
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,7 +13,7 @@ class KVCache:
     """Static cache of all layers.
 
     Attributes:
-        keys: rotated keys, [layers B N context K].
+        keys: keys as attention takes them, so rotated where positions are, [layers B N context K].
         values: values, same shape.
         length: positions filled so far.
     """
@@ -51,3 +52,72 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = k_BNLK
         self.values[layer, :, :, self.length : end] = v_BNLK
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def causal_attention(
+    q_BNLK: Float[Tensor, "B N L K"],
+    k_BNLK: Float[Tensor, "B N L K"],
+    v_BNLK: Float[Tensor, "B N L K"],
+    cache: KVCache | None,
+    layer: int,
+    *,
+    scale: float | None = None,
+) -> Float[Tensor, "B N L K"]:
+    """Let each new position look at itself and at those before it, cached ones included.
+
+    Args:
+        q_BNLK: queries of the new positions.
+        k_BNLK: their keys.
+        v_BNLK: their values.
+        cache: positions before them; it takes up the new ones.
+        layer: which of the cache's layers this is.
+        scale: what q.k is multiplied by; if left out, 1 / sqrt(K).
+    """
+    if cache is None or cache.length == 0:
+        if cache is not None:
+            cache.write(layer, k_BNLK, v_BNLK)
+        return F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK, is_causal=True, scale=scale)
+    new = q_BNLK.shape[2]
+    k_BNPK, v_BNPK = cache.write(layer, k_BNLK, v_BNLK)
+    seen = None
+    if new > 1:
+        past = torch.arange(cache.length + new, device=q_BNLK.device)
+        seen = past[None] <= past[-new:, None]
+    return F.scaled_dot_product_attention(
+        q_BNLK, k_BNPK.to(q_BNLK.dtype), v_BNPK.to(q_BNLK.dtype), attn_mask=seen, scale=scale
+    )
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class RecurrentState:
+    """What a recurrent decoder knows of all it has read: as large after one token as after many.
+
+    Attributes:
+        states: of the recurrence, behind the last position, fp32, [layers B I M]: I channels with
+            M numbers each.
+        inputs: the last inputs of each layer's convolution, oldest first, [layers B I kernel - 1].
+        length: positions read so far.
+    """
+
+    states: Float[Tensor, "Z B I M"]
+    inputs: Float[Tensor, "Z B I P"]
+    length: int = 0
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        layers: int,
+        batch: int,
+        channels: int,
+        state_size: int,
+        kernel: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "RecurrentState":
+        """Make the state before the first token; `dtype` is that of the inputs."""
+        shape = (layers, batch, channels)
+        return cls(
+            states=torch.zeros((*shape, state_size), device=device),
+            inputs=torch.zeros((*shape, kernel - 1), dtype=dtype, device=device),
+        )

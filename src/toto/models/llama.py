@@ -8,15 +8,17 @@ which its text names, does not, and neither do we (docs/paper.md, C9).
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from toto.models.cache import KVCache
+from toto.models.cache import KVCache, causal_attention
+from toto.models.cross_entropy import CrossEntropy
+from toto.models.mup import Kind, MuP, Scales, scales
 from toto.models.rope import rotary_tables, rotate
 from toto.types import SPECIALS
 
@@ -48,6 +50,8 @@ class LlamaConfig:
     predicts: Literal["tokens", "patches"] = "tokens"
     """`tokens`: a score of each id. `patches`: the values of the next patch, which only a model
     that reads patches can be asked for."""
+    mup: MuP = field(default_factory=MuP)
+    """Width-independent parametrisation; not used by default."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "context"):
@@ -63,6 +67,13 @@ class LlamaConfig:
             raise ValueError(f"vocab_size {self.vocab_size} leaves no id beside the special ones")
         if self.patch_values and self.tied:
             raise ValueError("tied: a model that reads patches has no embedding of its outputs")
+        if self.mup.base_width and self.tied:
+            raise ValueError(
+                f"tied: under muP (base_width {self.mup.base_width}) embedding and output matrix "
+                "learn at different rates; leave tied off"
+            )
+        if self.tied and self.mup.zero_readout:
+            raise ValueError("zero_readout: a tied model would begin with embeddings of 0")
         if self.predicts == "patches" and not self.patch_values:
             raise ValueError("predicts patches, but reads ids; set patch_values")
         if self.predicts == "patches" and self.vocab_size != SPECIALS + 1:
@@ -97,6 +108,7 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.layer = config.heads, layer
+        self.scale = config.mup.attention_scale(config.width, config.heads)
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
@@ -111,20 +123,7 @@ class Attention(nn.Module):
         qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
         q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
         q_BNLK, k_BNLK = rotate(q, cos_LK, sin_LK), rotate(k, cos_LK, sin_LK)
-        if cache is None or cache.length == 0:
-            if cache is not None:
-                cache.write(self.layer, k_BNLK, v_BNLK)
-            y_BNLK = F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK, is_causal=True)
-        else:
-            new = q_BNLK.shape[2]
-            k_BNPK, v_BNPK = cache.write(self.layer, k_BNLK, v_BNLK)
-            seen = None
-            if new > 1:
-                past = torch.arange(cache.length + new, device=x_BLD.device)
-                seen = past[None] <= past[-new:, None]
-            y_BNLK = F.scaled_dot_product_attention(
-                q_BNLK, k_BNPK.to(q_BNLK.dtype), v_BNPK.to(q_BNLK.dtype), attn_mask=seen
-            )
+        y_BNLK = causal_attention(q_BNLK, k_BNLK, v_BNLK, cache, self.layer, scale=self.scale)
         return self.out(y_BNLK.transpose(1, 2).flatten(-2))
 
 
@@ -179,6 +178,7 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = None if config.tied else nn.Linear(config.width, config.outputs, bias=False)
+        self.cross_entropy = CrossEntropy()
         self.reset()
 
     @torch.no_grad()
@@ -186,30 +186,54 @@ class Llama(nn.Module):
         """Fill all weights afresh.
 
         Matrices, projection and embedding N(0, init_std^2), `attention.out` and `mlp.down`
-        N(0, init_std^2 / (2 depth)), norm gains 1.
+        N(0, init_std^2 / (2 depth)), norm gains 1; as `mup` scales them, or 0 where it says so.
         """
+        scales_of = self.width_scales()
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 nn.init.ones_(parameter)
                 continue
-            std = self.config.init_std
+            std = self.config.init_std * scales_of[name].init_std
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
                 std /= math.sqrt(2 * self.config.depth)
             nn.init.normal_(parameter, std=std)
+            if name.endswith("qkv.weight") and self.config.mup.zero_query:
+                parameter[: self.config.width].zero_()
+            if name == "head.weight" and self.config.mup.zero_readout:
+                parameter.zero_()
+
+    def width_scales(self) -> dict[str, Scales]:
+        """By what muP multiplies each parameter's initialisation and its settings of AdamW."""
+        ratio = self.config.mup.ratio(self.config.width)
+
+        def kind(name: str, parameter: nn.Parameter) -> Kind:
+            if parameter.ndim == 1 or name.startswith(("embedding.", "projection.")):
+                return "vector"
+            return "readout" if name.startswith("head.") else "matrix"
+
+        return {name: scales(kind(name, p), ratio) for name, p in self.named_parameters()}
 
     def forward(
         self,
         ids: Int64[Tensor, "B L"],
         cache: KVCache | None = None,
         patches: Float[Tensor, "B L P"] | None = None,
-    ) -> Float[Tensor, "B L V"]:
+        *,
+        targets: Int64[Tensor, "B L"] | None = None,
+        weight: Float32[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B L V"] | Float32[Tensor, ""]:
         """Score the token after each position, or give the values of the patch after it.
+
+        With targets, give their weighted sum of cross-entropies instead, in nats. It is the same
+        number without the scores of all places (`toto.models.cross_entropy`).
 
         Args:
             ids: tokens; with a cache, only those that it does not hold yet.
             cache: keys and values of the positions before `ids`; it takes up the new ones.
             patches: for a model that reads patches, normalised values at every place of `ids`;
                 where the id is a special one they are not looked at.
+            targets: the ids to predict.
+            weight: what each of them counts.
 
         Raises:
             ValueError: if the sequence, with what the cache holds, exceeds the context, or
@@ -217,9 +241,10 @@ class Llama(nn.Module):
         """
         hidden = self._run(ids, cache, {self.config.depth}, patches)[self.config.depth]
         x_BLD = self.norm(hidden)
-        if self.head is None:
-            return F.linear(x_BLD, self.embedding.weight)
-        return self.head(x_BLD)
+        readout = self.embedding if self.head is None else self.head
+        if targets is not None and weight is not None:
+            return self.cross_entropy(x_BLD, readout.weight, targets, weight)
+        return F.linear(x_BLD, readout.weight)
 
     def hidden(
         self,

@@ -1,4 +1,4 @@
-"""Continuing a sequence token by token, with a key-value cache."""
+"""Continuing a sequence token by token, with the model's cache."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from toto.models.llama import Llama
+from toto.models import Decoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ def draw(
 
 @torch.no_grad()
 def continue_sequence(
-    model: Llama,
+    model: Decoder,
     prompt: Int64[Tensor, "B P"],
     *,
     tokens: int,

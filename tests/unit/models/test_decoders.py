@@ -1,20 +1,46 @@
 """What every registered decoder must do, whatever is inside."""
 
+import dataclasses
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from toto.models import MODELS
+from toto.config import from_dict, to_dict
+from toto.models import MODELS, DecoderConfig, MambaConfig, decoder_config
+from toto.models.flops import model_cost
+from toto.train.optimizer import AdamWConfig
 
 CONTEXT, VOCAB = 32, 23
+SIZES: dict[str, Any] = {"vocab_size": VOCAB, "width": 16, "depth": 3, "context": CONTEXT}
+SMALL: dict[str, DecoderConfig] = {
+    "llama": MODELS["llama"](**SIZES, heads=2, mlp_width=24, init_std=0.3),
+    "gpt2": MODELS["gpt2"](**SIZES, heads=2, init_std=0.3),
+    "mamba": MODELS["mamba"](**SIZES, state_size=5, init_std=0.3),
+}
+
+
+def test_every_registered_model_is_here() -> None:
+    assert SMALL.keys() == MODELS.keys()
 
 
 @pytest.fixture(params=sorted(MODELS))
-def model(request: pytest.FixtureRequest) -> Any:
-    config = MODELS[request.param](
-        vocab_size=VOCAB, width=16, depth=3, heads=2, mlp_width=24, context=CONTEXT, init_std=0.3
-    )
+def config(request: pytest.FixtureRequest) -> Any:
+    return SMALL[request.param]
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def tied_or_not(request: pytest.FixtureRequest, config: Any) -> Any:
+    return replace(config, tied=request.param)
+
+
+@pytest.fixture
+def model(config: Any) -> Any:
     return config.build().eval().requires_grad_(False)
 
 
@@ -82,6 +108,117 @@ def test_hidden_stops_at_the_last_layer_asked_for(model: Any) -> None:
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
     model.hidden(tokens(), [0, 2])
     assert ran == [1, 2]
+
+
+def test_the_last_hidden_layer_feeds_the_head(tied_or_not: Any) -> None:
+    model = tied_or_not.build().eval().requires_grad_(False)
+    ids, depth = tokens(), model.config.depth
+    matrix = model.embedding.weight if model.config.tied else model.head.weight
+    expected = F.linear(model.norm(model.hidden(ids, [depth])[depth]), matrix)
+    torch.testing.assert_close(model(ids), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_counted_parameters_are_those_of_the_built_model(tied_or_not: Any) -> None:
+    with torch.device("meta"):
+        model = tied_or_not.build()
+    cost = model_cost(tied_or_not)
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    tables = 1 if tied_or_not.tied else 2
+    assert cost.embedding == tables * VOCAB * tied_or_not.width
+    assert cost.state_bytes == 16 * cost.parameters
+
+
+@torch.no_grad()
+def test_counted_flops_are_those_that_torch_counts(tied_or_not: Any) -> None:
+    model, ids = tied_or_not.build(), torch.zeros(1, CONTEXT, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids)
+    counts = {str(name): flops for name, flops in counter.get_flop_counts()["Global"].items()}
+    matrices = counts["aten.mm"] + counts.get("aten.addmm", 0)
+    if isinstance(tied_or_not, MambaConfig):
+        # torch does not look into the scan: 7 a number of the state and position, as is said there.
+        scanned = tied_or_not.depth * CONTEXT * tied_or_not.channels * tied_or_not.state_size
+        expected = matrices + counts["aten.convolution"] + 7 * scanned
+    else:
+        # torch counts attention over the whole square; causally, half of it is needed.
+        expected = matrices + counts["aten.bmm"] / 2
+    cost = model_cost(tied_or_not)
+    assert cost.forward_flops_a_token * CONTEXT == expected
+    assert cost.train_flops_a_token == 3 * cost.forward_flops_a_token
+
+
+def test_counted_cache_bytes_are_those_of_a_cache_in_bf16(config: Any) -> None:
+    cache = config.build().new_cache(1, torch.bfloat16)
+    tensors = [value for value in dataclasses.astuple(cache) if isinstance(value, torch.Tensor)]
+    assert model_cost(config).cache_bytes == sum(value.nbytes for value in tensors)
+
+
+def test_weight_decay_is_for_matrices_alone(tied_or_not: Any) -> None:
+    model = tied_or_not.build()
+    groups = AdamWConfig().build(model).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    matrices = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv1d)
+    }
+    assert {name for name, p in model.named_parameters() if id(p) in decayed} == matrices
+
+
+def test_the_sum_of_costs_is_that_of_the_scores(tied_or_not: Any) -> None:
+    model, ids, targets = tied_or_not.build(), tokens(), tokens()
+    weight = torch.rand(targets.shape)
+    costs = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), reduction="none")
+    expected = (costs.view_as(weight) * weight).sum()
+    torch.testing.assert_close(model(ids, targets=targets, weight=weight), expected)
+
+
+def test_every_weight_gets_a_gradient(tied_or_not: Any) -> None:
+    model = tied_or_not.build()
+    F.cross_entropy(model(tokens()).flatten(0, 1), tokens().flatten()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_reset_fills_every_weight(config: Any) -> None:
+    torch.manual_seed(3)
+    expected = config.build().state_dict()
+    with torch.device("meta"):
+        model = config.build()
+    model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.fill_(torch.nan)
+    torch.manual_seed(3)
+    model.reset()
+    for name, value in model.state_dict().items():
+        assert torch.isfinite(value).all(), name
+        assert value.std() == pytest.approx(expected[name].std().item(), rel=0.5, abs=1e-6), name
+
+
+def test_the_stream_keeps_its_precision_in_bf16(model: Any) -> None:
+    ids = tokens()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.hidden(ids, [0, 3])
+        logits, cached = model(ids), model(ids, model.new_cache(len(ids)))
+    assert {value.dtype for value in hidden.values()} == {torch.float32}
+    # bf16 has 8 bits: a block's products are off by 2^-8 of their size, or a few times that.
+    scale = model(ids).std()
+    assert (logits - model(ids)).std() < 0.05 * scale
+    assert (cached - logits).abs().max() < 0.05 * scale
+
+
+def test_a_saved_config_is_read_back_as_what_it_was(config: Any) -> None:
+    saved = json.loads(json.dumps(to_dict(config)))
+    assert decoder_config(saved) == config
+    assert from_dict(type(config), saved) == config
+
+
+def test_a_saved_config_without_a_field_is_refused_by_name(config: Any) -> None:
+    saved = to_dict(config)
+    del saved["width"]
+    with pytest.raises(ValueError, match=f"width: missing from a saved {type(config).__name__}"):
+        decoder_config(saved)
 
 
 def test_the_same_seed_gives_the_same_weights(model: Any) -> None:

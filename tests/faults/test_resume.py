@@ -16,14 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from toto.data.records import ClipRecord, Description
-from toto.data.shards import write_shard
-from toto.data.token_set import write_index
+from made_runs import write_noise
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.training import StoppedError
 from toto.recipes import PRETRAIN
-from toto.tokenizers import load_tokenizer, save_tokenizer
-from toto.types import TokenGrid
 
 pytestmark = pytest.mark.faults
 STEPS = 20
@@ -41,39 +37,8 @@ CRASHES = [
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise in tokens, 4 x 4 a frame, in the folders that recipe tiny reads."""
     folder = tmp_path_factory.mktemp("noise") / "shards"
-    grey, draw = load_tokenizer("grey"), torch.Generator().manual_seed(0)
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=grey.vocab_size,
-        patch_px=grey.patch_px,
-        grid=(4, 4),
-        kind="video",
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
-    for name in ("clips/pretrain", "moving-digits/pretrain", "moving-digits/selection"):
-        grids = torch.randint(16, (10, 6, 4, 4), generator=draw, dtype=torch.int32)
-        clips = [
-            (
-                TokenGrid(ids=grid, vocab_size=16),
-                ClipRecord(
-                    source=f"noise#{number}",
-                    source_sha256=None,
-                    frame_indices=tuple(range(6)),
-                    times_s=tuple(range(6)),
-                    side_px=32,
-                    crop=(0.5, 0.5),
-                ),
-            )
-            for number, grid in enumerate(grids)
-        ]
-        write_shard(folder / name / "00000", description, clips)
-        write_index(folder / name)
-    save_tokenizer(grey, folder / "tokenizer")
+    write_noise(folder)
     return folder
 
 
@@ -241,7 +206,12 @@ def test_sigterm_saves_and_says_how_to_go_on(
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000003"]
 
 
-def test_ctrl_c_saves_exits_130_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_stopped_command_saves_says_so_by_its_code_and_goes_on(
+    shards: Path, tmp_path: Path, number: int, code: int
+) -> None:
     steps, out = 50, tmp_path / "run"
     command = [sys.executable, "-m", "toto", "pretrain", "tiny", "--precision", "fp32"]
     command += ["--shards", str(shards), "--out", str(out), "--steps", str(steps)]
@@ -250,9 +220,9 @@ def test_ctrl_c_saves_exits_130_and_the_same_command_goes_on(shards: Path, tmp_p
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
     )
     wait_for_lines(out, 7, running)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == code
     lines = [line for line in said.splitlines() if line.startswith("toto: ")]
     assert len(lines) == 1
     assert lines[0].endswith(f"saved in {out}; the same command goes on from there")

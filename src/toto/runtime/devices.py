@@ -60,11 +60,23 @@ class Ranks:
         A stop signal may reach one process only; all must leave the loop at the same step, or the
         others wait for it for ever. Every rank must call this.
         """
+        return bool(self.highest(int(value))[0])
+
+    def highest(self, *values: int) -> list[int]:
+        """Give every rank the highest value of each kind on any; every rank must call this."""
         if self.world == 1:
-            return value
-        flag = torch.tensor(int(value), device=device())
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+            return list(values)
+        found = torch.tensor(values, device=device())
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return found.tolist()
+
+    def from_first(self, *values: int) -> list[int]:
+        """Give every rank the values of the first; every rank must call this with as many."""
+        if self.world == 1:
+            return list(values)
+        found = torch.tensor(values, device=device())
+        torch.distributed.broadcast(found, src=0)
+        return found.tolist()
 
 
 def device() -> torch.device:
@@ -166,19 +178,35 @@ def measure() -> Iterator[Cost]:
         cost.peak_bytes = peak_memory_bytes()
 
 
+REQUEUE_CODE = 75
+"""Exit status of a run that a scheduler stopped and that has saved: start it again as it was.
+EX_TEMPFAIL of sysexits.h."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
 @dataclass(slots=True)
 class Interruption:
-    """Whether somebody asked the run to stop."""
+    """Whether somebody asked the run to stop.
 
-    stopped: bool = False
+    Attributes:
+        signal: the number of the signal that asked; 0 if none has.
+    """
+
+    signal: int = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal != 0
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Turn Ctrl-C and SIGTERM into a flag, so that the run can save before it ends.
+    """Turn Ctrl-C, SIGTERM and SIGUSR1 into a flag, so that the run can save before it ends.
 
-    The first signal sets `stopped`. Ctrl-C after that raises `KeyboardInterrupt` at once, a
-    further SIGTERM changes nothing. The handlers from before come back at the end. Call it in the
+    Schedulers send SIGTERM when they take a machine back, or SIGUSR1 some time before, as they are
+    told to. The first signal is noted. Ctrl-C after that raises `KeyboardInterrupt` at once, the
+    others change nothing any more. The handlers from before come back at the end. Call it in the
     main thread.
     """
     flag, owner = Interruption(), os.getpid()
@@ -186,11 +214,12 @@ def interruptible() -> Iterator[Interruption]:
     def note(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != owner:
             _as_worker(number)
-        elif flag.stopped and number == signal.SIGINT:
+            return
+        if flag.stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
-        flag.stopped = True
+        flag.signal = flag.signal or number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _STOPS}
     try:
         yield flag
     finally:

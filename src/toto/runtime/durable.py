@@ -74,6 +74,17 @@ def write_new(path: Path, data: bytes) -> None:
         _create(path, data)
 
 
+def force_to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, would outlive a power cut.
+
+    Raises:
+        DiskFullError: if the disk turns out to be full only now, as on a network it may.
+        OSError: if the disk fails.
+    """
+    with explain_disk_errors(path):
+        _sync(path)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Make or replace a file; afterwards it holds the old content or the new one, never a mix.
 

@@ -146,7 +146,7 @@ def test_measure() -> None:
     assert cost.peak_bytes == devices.peak_memory_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with devices.interruptible() as run:
@@ -154,6 +154,7 @@ def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
         signal.raise_signal(number)
         assert run.stopped
         signal.raise_signal(signal.SIGTERM)  # a second one while it saves
+        assert run.signal == number
     assert signal.getsignal(number) is before
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from toto.runtime import checkpoint, durable
+from toto.runtime import checkpoint, checkpoint_commit, checkpoint_record, durable
+from toto.runtime.checkpoint_commit import Retention
 
 
 def tensors(seed: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -24,8 +25,14 @@ def tensors(seed: int = 0) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def save(folder: Path, step: int, **options: object) -> Path:
-    return checkpoint.save(folder, step, tensors=tensors(step), config_digest="d", **options)
+def save(folder: Path, step: int, **retention: int) -> Path:
+    return checkpoint.save(
+        folder,
+        step,
+        tensors=tensors(step),
+        config_digest="d",
+        retention=Retention(**retention),
+    )
 
 
 def assert_same(got: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]]) -> None:
@@ -41,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert path.name == "step-0000100"
     assert_same(checkpoint.load(path, config_digest="d"), tensors(100))
     record = json.loads((path / "commit.json").read_text())
-    assert (record["schema"], record["step"], record["config_digest"]) == (1, 100, "d")
+    assert (record["schema"], record["step"], record["config_digest"]) == (2, 100, "d")
     assert set(record["sha256"]) == {
         "model.safetensors",
         "random.safetensors",
@@ -52,7 +59,8 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_tensors_outlive_their_files(tmp_path: Path) -> None:
     loaded = checkpoint.load(save(tmp_path, 1), config_digest=None)
     for step in (2, 3):
-        save(tmp_path, step, keep=1)
+        save(tmp_path, step)
+    assert not (tmp_path / "step-0000001").exists()
     assert_same(loaded, tensors(1))
 
 
@@ -68,6 +76,38 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in range(5):
         save(tmp_path, step, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000003", "step-0000004"]
+
+
+def test_each_doubling_of_a_step_is_kept_for_good(tmp_path: Path) -> None:
+    for step in range(0, 50, 2):
+        save(tmp_path, step, permanent_from=3)
+    steps = [int(path.name.removeprefix("step-")) for path in sorted(tmp_path.iterdir())]
+    assert steps == [6, 12, 24, 46, 48]
+
+
+def test_permanent_steps_are_a_function_of_the_step() -> None:
+    retention = Retention(permanent_from=1000)
+    kept = [step for step in range(0, 40_000, 500) if retention.permanent(step)]
+    assert kept == [1000, 2000, 4000, 8000, 16000, 32000]
+    assert not any(Retention().permanent(step) for step in range(100))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep": 1}, "keep 1 is too few, one may be damaged; keep at least 2"),
+        ({"permanent_from": -1}, "permanent_from -1 is negative; 0 keeps none"),
+    ],
+)
+def test_retention_that_makes_no_sense(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Retention(**fields)
+
+
+def test_a_step_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert checkpoint.at(tmp_path, save(tmp_path, 2) and 2) == tmp_path / "step-0000002"
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3 \(it has: 2\); give one of"):
+        checkpoint.at(tmp_path, 3)
 
 
 def test_damaged_ones_do_not_count_as_kept(tmp_path: Path) -> None:
@@ -102,9 +142,10 @@ def test_a_newer_schema_is_refused_and_not_called_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "SCHEMA", 2)
+        patch.setattr(checkpoint_commit, "SCHEMA", 3)
+        patch.setattr(checkpoint_record, "SCHEMA", 3)
         path = save(tmp_path, 1)
-    with pytest.raises(ValueError, match="has schema 2, this toto reads 1") as caught:
+    with pytest.raises(ValueError, match="has schema 3, this toto reads 2") as caught:
         checkpoint.latest(tmp_path)
     assert not isinstance(caught.value, checkpoint.DamagedCheckpointError)
     assert path.exists()
@@ -114,7 +155,6 @@ def test_a_newer_schema_is_refused_and_not_called_damaged(
     ("change", "message"),
     [
         ({"step": -1}, "step -1 is negative"),
-        ({"keep": 0}, "keep 0 would remove every checkpoint"),
         ({"tensors": {}}, "no tensors to save"),
         ({"tensors": {"../x": {}}}, r"group '\.\./x' cannot be a file name"),
     ],

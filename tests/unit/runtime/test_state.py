@@ -105,7 +105,7 @@ def test_a_fresh_optimizer_stays_fresh() -> None:
         ),
         (
             lambda t: t.update({"0.weight/exp_avg": t["0.weight/exp_avg"].T}),
-            r"0.weight/exp_avg is \(4, 3\), the parameter \(3, 4\)",
+            r"0.weight/exp_avg is \(4, 3\) in the checkpoint and \(3, 4\) here",
         ),
     ],
 )
@@ -137,3 +137,25 @@ def test_random_numbers_go_on_where_they_were() -> None:
 def test_random_states_of_another_machine_are_refused() -> None:
     with pytest.raises(ValueError, match=r"random states: .*unknown \['tpu'\]"):
         state.restore_random({**state.random_tensors(), "tpu": torch.zeros(1)})
+
+
+def test_weights_that_do_not_fit_leave_the_model_as_it_was() -> None:
+    net = model()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    other = {name: torch.zeros_like(value) for name, value in before.items()}
+    with pytest.raises(ValueError, match=r"2.bias is \(5,\) in the checkpoint and \(2,\) here"):
+        state.restore_model(net, {**other, "2.bias": torch.zeros(5)})
+    with pytest.raises(ValueError, match=r"weights: missing \['2.bias'\], unknown \['3.bias'\]"):
+        state.restore_model(net, {"3.bias" if k == "2.bias" else k: v for k, v in other.items()})
+    assert all(torch.equal(net.state_dict()[name], before[name]) for name in before)
+
+
+def test_random_numbers_drawn_anew_differ_by_seed_step_and_rank() -> None:
+    drawn = set()
+    for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        state.draw_anew(*place)
+        first = torch.rand(()).item()
+        state.draw_anew(*place)
+        assert torch.rand(()).item() == first
+        drawn.add(first)
+    assert len(drawn) == 4

@@ -45,8 +45,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.core
 
-# Peers that declare torchvision, which must not come in, stand apart and without dependencies.
+# Peers that declare torchvision, which must not come in, or much else, stand apart and without
+# dependencies; so does torchao, which only benchmarks of FP8 need.
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --target $(VENV)/bench-packages attrs requests
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps --target $(VENV)/bench-packages DALL-E==0.1 opencv-python-headless==5.0.0.93
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --no-deps --target $(VENV)/bench-packages litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 jsonargparse==4.53.0 torchao==0.18.0
 	touch $@

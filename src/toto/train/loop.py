@@ -5,11 +5,14 @@ and batches. The caller logs, saves, evaluates and stops between two steps, in o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from toto.runtime.parallel import unsummed, whole
 
 BatchT = TypeVar("BatchT")
 
@@ -20,15 +23,17 @@ class Step:
 
     Attributes:
         number: steps taken so far, this one included.
-        loss: mean of the objective over the step's batches, before the update.
+        loss: mean of the objective over the step's batches on this rank, before the update.
         grad_norm: norm of the whole gradient before clipping.
         lr: learning rate of the step.
+        taken: whether the weights were changed.
     """
 
     number: int
     loss: Tensor
     grad_norm: Tensor
     lr: float
+    taken: bool = True
 
 
 def train_steps(
@@ -41,11 +46,12 @@ def train_steps(
     steps: range,
     accumulate: int = 1,
     clip_norm: float = 1.0,
+    accept: Callable[[int, Tensor, Tensor], bool] | None = None,
 ) -> Iterator[Step]:
     """Take the steps one by one, handing each to the caller.
 
     Args:
-        model: trained in place.
+        model: trained in place; under several ranks what `Parallel.spread` gave.
         objective: scalar loss of one batch, averaged over what the batch holds.
         batches: `accumulate` of them are read a step.
         optimizer: over the model's parameters; a group's `lr_scale` multiplies the schedule.
@@ -53,20 +59,33 @@ def train_steps(
         steps: numbers of the steps to take; starts above 0 when a run is resumed.
         accumulate: batches averaged into one step, so that memory does not set the batch size.
         clip_norm: the gradient is scaled down to this norm when it is longer.
+        accept: whether to take a step, asked with its number (counted from 1), its loss and the
+            gradient's norm before anything is changed. Where it says no, weights and moments stay
+            as they are. If left out, all steps are taken.
 
     Raises:
-        RuntimeError: if a gradient is not finite; the weights are those of the step before.
+        RuntimeError: if a gradient is not finite and `accept` was left out; the weights are those
+            of the step before.
     """
     for number in steps:
         lr = schedule(number)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         parts = []
-        for _ in range(accumulate):
-            part = objective(model, next(batches)) / accumulate
-            part.backward()
+        for rest in reversed(range(accumulate)):
+            # Ranks exchange gradients once a step, with the last part.
+            with unsummed(model) if rest else nullcontext():
+                part = objective(model, next(batches)) / accumulate
+                part.backward()
             parts.append(part.detach())
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm, error_if_nonfinite=True)
-        optimizer.step()
+        loss = torch.stack(parts).sum()
+        norm = whole(
+            nn.utils.clip_grad_norm_(
+                model.parameters(), clip_norm, error_if_nonfinite=accept is None
+            )
+        )
+        taken = accept is None or accept(number + 1, loss, norm)
+        if taken:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield Step(number=number + 1, loss=torch.stack(parts).sum(), grad_norm=norm, lr=lr)
+        yield Step(number=number + 1, loss=loss, grad_norm=norm, lr=lr, taken=taken)

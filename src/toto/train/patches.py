@@ -26,8 +26,13 @@ class PatchObjective:
     normalisation: PatchNormalisation
 
     def next_token(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Weighted mean cross-entropy of the next token, in nats."""
-        return (self.token_losses(model, batch) * batch.weight).sum() / batch.weight.sum()
+        """Weighted mean cross-entropy of the next token, in nats; the model's own sum of it."""
+        return model(
+            batch.ids[:, :-1],
+            patches=_shifted(self._patches(batch), batch),
+            targets=batch.ids[:, 1:],
+            weight=batch.weight / batch.weight.sum(),
+        )
 
     def token_losses(self, model: nn.Module, batch: Batch) -> Float32[Tensor, "B L"]:
         """Cross-entropy of every target, in nats; computed in fp32."""

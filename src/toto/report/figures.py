@@ -64,6 +64,22 @@ def loss_per_frame(result: Pretrain) -> Html:
     return render(draw, name="frames", label="Loss against the place of the frame in its clip")
 
 
+def loss_per_position(result: Pretrain) -> Html:
+    """Draw how well each place of a frame is predicted, in the first frame and in those after."""
+
+    def draw(axes: Axes) -> None:
+        for role, losses in (
+            ("limit", result.loss_per_position_first),
+            ("trained", result.loss_per_position_later),
+        ):
+            axes.plot(_from_one(losses), _gaps(losses), color=ROLES[role], linewidth=1.3)
+        axes.set(title="Loss by place in the frame", xlabel="place, row after row")
+        axes.set(ylabel=result.unit)
+        _plain(axes)
+
+    return render(draw, name="positions", label="Loss against the place within a frame")
+
+
 def code_use(histogram: Sequence[int]) -> Html:
     """Draw how often each code is used, the most frequent first, on a logarithmic scale."""
     used = sorted((n for n in histogram if n), reverse=True)

@@ -99,6 +99,10 @@ class Pretrain:
     """The squared error of a guess of each patch's own mean."""
     loss_per_frame: tuple[float | None, ...] = ()
     loss_per_frame_untrained: tuple[float | None, ...] = ()
+    loss_per_position_first: tuple[float | None, ...] = ()
+    """Of each place of the first frame, row after row."""
+    loss_per_position_later: tuple[float | None, ...] = ()
+    """The same, mean over the frames after it."""
     tokens_per_s: float | None = None
     precision: str = ""
 

@@ -124,7 +124,21 @@ def redundancy(result: Pretrain) -> Html:
         "a drop.",
     )
     panel = figures.loss_per_frame(result)
-    return join((element("p", intro), figure([panel], words, keys=keys)))
+    by_frame = figure([panel], words, keys=keys)
+    if not result.loss_per_position_later:
+        return join((element("p", intro), by_frame))
+    words = caption(
+        axes=f"Average loss at each place of a frame, in {result.unit}, on held-out clips; the "
+        "places are read row after row.",
+        look="The first place of a later frame should cost the most, since nothing near it is "
+        "known yet, and the start of each row more than its middle. The paper's Figure 10 has "
+        "both, and an arch: the rows at top and bottom cost less.",
+        limits="Which part of the arch is the clips' own: what is filmed mostly moves in the "
+        "middle.",
+    )
+    keys = legend(key("limit", "first frame"), key("trained", "frames after it"))
+    by_position = figure([figures.loss_per_position(result)], words, keys=keys)
+    return join((element("p", intro), by_frame, by_position))
 
 
 def _quality(result: Tokenizer) -> str:

@@ -160,12 +160,21 @@ def _pretrain() -> dict[str, Any]:
         "tokens": 2_457_600,
         "validation_loss": 2.22,
         "loss_per_frame": [3.42, *(2.05 + 0.75 / n for n in range(1, 16))],
+        "loss_per_position_first": _arch(3.42, 1.4),
+        "loss_per_position_later": _arch(2.2, 0.5),
         "loss_per_frame_untrained": [6.31 + 0.01 * math.sin(n) for n in range(16)],
         "unigram_loss": 3.9,
         "uniform_loss": math.log(512),
         "tokens_per_s": 14_500.0,
         "precision": "fp32",
     }
+
+
+def _arch(middle: float, first: float) -> list[float]:
+    """Losses of 8 x 8 places: high in the middle rows, at each row's start, and at the first."""
+    places = [(n // 8, n % 8) for n in range(64)]
+    arch = [middle - 0.03 * (y - 3.5) ** 2 + 0.3 * (x == 0) for y, x in places]
+    return [arch[0] + first, *arch[1:]]
 
 
 def _probe(random: np.random.Generator) -> dict[str, Any]:

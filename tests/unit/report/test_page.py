@@ -88,7 +88,7 @@ def test_all_sections_stand_in_order(text: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", text) == HEADINGS
     assert "not run" not in text
     reader = read(text)
-    assert reader.tags.count("svg") == 9
+    assert reader.tags.count("svg") == 10
     assert reader.tags.count("img") == 4
     assert reader.tags.count("video") == 1
     assert reader.tags.count("figcaption") == reader.tags.count("figure")
@@ -186,7 +186,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(text: str) -> None:
 
 def test_colours_follow_the_page_in_light_and_dark(text: str) -> None:
     drawings = re.findall("<svg.*?</svg>", text)
-    assert len(drawings) == 9
+    assert len(drawings) == 10
     for drawing in drawings:
         assert "var(--trained)" in drawing
         assert not re.findall(r"(?:fill|stroke): #", drawing)

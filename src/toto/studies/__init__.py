@@ -1,0 +1,1 @@
+"""Questions asked of many small models at once, such as which learning rate fits every width."""

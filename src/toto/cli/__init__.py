@@ -17,9 +17,13 @@ VERBS: dict[str, str] = {
     "tokenize": "turn ingested data into certified token shards",
     "verify": "check token shards, and encode a sample of their clips again",
     "pretrain": "train the decoder on the next token (recipes: toto list)",
+    "status": "where a run stands, its forecast, and whether its curve looks well",
     "probe": "what every layer knows of labelled clips, against an untrained model",
     "track": "follow a first-frame mask through clips by label propagation",
     "generate": "continue held-out clips",
+    "export": "write a run's model as a folder that stock transformers loads",
+    "import": "read such a folder back into a run",
+    "study": "a question asked of many small models (toto study --help)",
     "report": "one HTML page of everything below a folder",
     "list": "recipes, tokenizers, models, data sets, protocols",
     "show": "what a recipe costs: parameters, FLOPs, memory (toto show pretrain 1b)",
@@ -33,12 +37,17 @@ USAGE = "usage: toto VERB [RECIPE] [--field value ...]"
 
 
 def main() -> None:
-    """Run the command; exit 2 when the user can mend it, 1 when we must."""
+    """Run the command; exit 2 when the user can mend it, 1 when we must.
+
+    A run that was stopped and has saved exits as its `StoppedError` says: 130 after Ctrl-C, 75
+    after SIGTERM or SIGUSR1, so that a scheduler can tell that the same command goes on.
+    """
     try:
         _main(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt as error:
-        fail(130, str(error) or "interrupted; what was finished is kept")
+        code = getattr(error, "exit_code", 130)
+        fail(code, str(error) or "interrupted; what was finished is kept")
     except ValueError as error:
         raise_if_asked()
         fail(2, str(error))

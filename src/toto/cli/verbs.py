@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from toto.cli.data_verbs import data
-from toto.cli.options import HELP, fail, near, number, parse, read_options, recipe_of, say, take
+from toto.cli.options import (
+    HELP,
+    fail,
+    near,
+    number,
+    parse,
+    read_options,
+    recipe_of,
+    say,
+    take,
+    verb_of,
+)
 from toto.cli.tokenizer_verbs import tokenizer
 
 
@@ -95,14 +106,28 @@ def verify(rest: list[str]) -> None:
 def pretrain(rest: list[str]) -> None:
     """`toto pretrain RECIPE --shards SHARDS`."""
     from toto.recipes import PRETRAIN
+    from toto.runtime.parallel import Parallel
 
     recipe, rest = recipe_of(PRETRAIN, rest, "pretrain")
-    job, out = parse(recipe(), rest, "toto pretrain", Path("runs/pretrain"))
-    result = job.run(out)
+    job, out, parallel = parse(
+        recipe(), rest, "toto pretrain", Path("runs/pretrain"), workers=Parallel()
+    )
+    result = job.run(out, parallel)
     if os.environ.get("RANK", "0") == "0":
         say(f"validation loss {number(result['validation_loss'])} {result['unit']}; {out}")
     if "RANK" in os.environ:
         _leave_at_once()
+
+
+def status(rest: list[str]) -> None:
+    """`toto status RUN [--verify] [--json]`."""
+    from toto.jobs.status import Status, as_json, as_text
+
+    if rest and not rest[0].startswith("-"):
+        rest = ["--run-folder", *rest]
+    job = read_options(Status, rest, "toto status", Status.__doc__)
+    found = job.run()
+    say(as_json(found) if job.json else "\n".join(as_text(found)))
 
 
 def probe(rest: list[str]) -> None:
@@ -131,6 +156,34 @@ def generate(rest: list[str]) -> None:
     say(f"{job.run(out)['tokens_per_s']:.0f} tokens/s; strips and videos in {out}")
 
 
+def export(rest: list[str]) -> None:
+    """`toto export RUN --out DIR`."""
+    from toto.jobs.export import Export
+
+    job, out = parse(Export, rest, "toto export", Path("runs/export"))
+    result = job.run(out)
+    say(f"{result['parameters']:,} parameters, step {result['step']}; {out}")
+
+
+def import_model(rest: list[str]) -> None:
+    """`toto import DIR --out RUN`."""
+    from toto.jobs.import_model import ImportModel
+
+    job, out = parse(ImportModel, rest, "toto import", Path("runs/import"))
+    result = job.run(out)
+    say(f"{result['parameters']:,} parameters, step {result['step']}; {out}")
+
+
+def study(rest: list[str]) -> None:
+    """`toto study VERB`."""
+    _, rest = verb_of("toto study", {"mup": "the best learning rate of each width"}, rest)
+    from toto.jobs.study import MupStudy
+    from toto.report.study_plots import transfer_table
+
+    job, out = parse(MupStudy(), rest, "toto study mup", Path("runs/mup"))
+    say(f"{transfer_table(job.run(out))}\n{out}")
+
+
 def report(rest: list[str]) -> None:
     """`toto report`."""
     from toto.jobs.report import WriteReport
@@ -140,17 +193,25 @@ def report(rest: list[str]) -> None:
 
 
 def show(rest: list[str]) -> None:
-    """`toto show pretrain RECIPE`."""
+    """`toto show pretrain RECIPE [--world N] [--device-gb 80]`."""
     from toto.jobs.show import as_json, describe
     from toto.recipes import PRETRAIN
+    from toto.runtime.parallel import Parallel
 
     if rest and rest[0] in HELP:
         rest = ["pretrain", *rest]
     if not rest or rest[0] != "pretrain":
         fail(2, "`toto show` takes: pretrain RECIPE, such as `toto show pretrain 1b`")
     recipe, rest = recipe_of(PRETRAIN, rest[1:], "show pretrain")
-    job, _ = parse(recipe(), rest, "toto show pretrain", Path())
-    facts = list(describe(job))
+    world, rest = take(rest, "world")
+    device_gb, rest = take(rest, "device-gb")
+    job, _, parallel = parse(recipe(), rest, "toto show pretrain", Path(), workers=Parallel())
+    asked = {"world": world or "1", "device-gb": device_gb or "80"}
+    for name, value in asked.items():
+        if not value.isdecimal() or int(value) == 0:
+            fail(2, f"--{name} {value!r} is not a whole number from 1 on")
+    ranks, memory_gb = (int(value) for value in asked.values())
+    facts = list(describe(job, parallel, world=ranks, device_gb=memory_gb))
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         say(f"{name:<{width}}{value}")
@@ -222,9 +283,13 @@ RUN: dict[str, Callable[[list[str]], None]] = {
     "tokenize": tokenize,
     "verify": verify,
     "pretrain": pretrain,
+    "status": status,
     "probe": probe,
     "track": track,
     "generate": generate,
+    "export": export,
+    "import": import_model,
+    "study": study,
     "report": report,
     "list": list_tables,
     "show": show,

@@ -6,9 +6,13 @@ from typing import Any
 
 from toto.data.layout import LayoutConfig
 from toto.jobs.sequences import objective_of
-from toto.models.llama import LlamaConfig
+from toto.jobs.training import parse_branch
+from toto.models import DecoderConfig
+from toto.runtime.checkpoint_commit import Retention
 from toto.runtime.devices import distributed, interruptible
+from toto.runtime.parallel import Parallel
 from toto.tokenizers.patches import PatchNormalisation
+from toto.train.health import Health
 from toto.train.optimizer import AdamWConfig
 from toto.train.schedule import WarmupCosine
 
@@ -29,7 +33,7 @@ class Pretrain:
 
     shards: str
     """Folder that `toto tokenize` wrote, or the address it was copied to, such as s3://..."""
-    model: LlamaConfig
+    model: DecoderConfig
     mixture: tuple[Source, ...]
     held_out: tuple[str, ...] = ()
     """Shards for validation; never trained on. Those that are not there are left out."""
@@ -43,8 +47,6 @@ class Pretrain:
     steps: int = 1_000_000
     batch: int = 256
     """Sequences a step, over all ranks."""
-    accumulate: int = 1
-    """Parts that each rank takes its share of the batch in; changes memory, not the batch."""
     lr: float = 3e-4
     warmup: int = 2000
     clip_norm: float = 1.0
@@ -55,12 +57,17 @@ class Pretrain:
     precision: str = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 where the processor computes it natively."""
     seed: int = 0
+    retention: Retention = field(default_factory=Retention)
+    branch: str = ""
+    """RUN@STEP, another run's checkpoint to begin with: its weights and moments, while steps,
+    learning rate and data are this config's from step 0 on. Model and optimizer must have its
+    shapes; data, context and schedule may differ. Give another seed to see other samples."""
+    health: Health = field(default_factory=Health)
 
     def __post_init__(self) -> None:
         for name in (
             "steps",
             "batch",
-            "accumulate",
             "hop",
             "log_every",
             "save_every",
@@ -72,7 +79,10 @@ class Pretrain:
             raise ValueError("the mixture names no source")
         # Refused here and not at the first step, when the run folder would hold this config.
         self.schedule()
+        self.health.require_checkpoints(self.save_every)
         objective_of(self.model, self.patches)
+        if self.branch:
+            parse_branch(self.branch)
 
     def schedule(self) -> WarmupCosine:
         """Learning rate of each step.
@@ -82,10 +92,14 @@ class Pretrain:
         """
         return WarmupCosine(peak=self.lr, warmup=self.warmup, steps=self.steps)
 
-    def run(self, out: Path) -> dict[str, Any]:
+    def run(self, out: Path, parallel: Parallel | None = None) -> dict[str, Any]:
         """Train in `out`, or go on with what is there; a finished run is not done again.
 
         Under torchrun the ranks share each batch, and rank 0 writes.
+
+        Args:
+            out: the run folder.
+            parallel: how the model is spread over the ranks; another at each start if need be.
 
         Raises:
             ValueError: if shards are missing, differ among each other, or do not fit the model.
@@ -94,4 +108,4 @@ class Pretrain:
         from toto.jobs.pretraining import Pretraining  # which is made of this config
 
         with distributed() as ranks, interruptible() as interruption:
-            return Pretraining(self, out, ranks).train(interruption)
+            return Pretraining(self, out, ranks, parallel or Parallel()).train(interruption)

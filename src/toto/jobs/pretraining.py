@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from toto.config import to_dict
 from toto.data.loader import Loader
 from toto.data.remote import copy_folder, names_below
 from toto.data.shards import require_same
-from toto.data.token_set import INDEX
+from toto.data.token_set import INDEX, TokenSet
+from toto.jobs.budget import fit, told
+from toto.jobs.incidents import Incidents, RewindError
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.progress import bar, console
 from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_tokens
@@ -25,6 +26,7 @@ from toto.jobs.validation import Validation, to_device
 from toto.jobs.watch import Watch
 from toto.metrics.tokens import entropy
 from toto.models.flops import model_cost
+from toto.runtime.ceiling import matmul_flops_per_s
 from toto.runtime.devices import (
     Interruption,
     Precision,
@@ -34,20 +36,25 @@ from toto.runtime.devices import (
     resolve_precision,
 )
 from toto.runtime.folder import RunFolder
+from toto.runtime.parallel import Parallel, device_memory_bytes, is_large
+from toto.runtime.watchdog import Watchdog
 from toto.tokenizers import load_tokenizer
+from toto.train.compiled import compile_decoder, resolve_compile
+from toto.train.health import Judge
 from toto.train.loop import train_steps
+from toto.train.replicas import require_equal_replicas
 from toto.types import Batch
 
 
 class Pretraining:
     """One process's part in a pre-training run."""
 
-    def __init__(self, job: Pretrain, out: Path, ranks: Ranks) -> None:
+    def __init__(self, job: Pretrain, out: Path, ranks: Ranks, parallel: Parallel) -> None:
         self.job, self.out, self.ranks = job, out, ranks
-        if job.batch % (ranks.world * job.accumulate):
+        if job.batch % (ranks.world * max(1, parallel.accumulate)):
             raise ValueError(
-                f"batch {job.batch} does not divide into {ranks.world} ranks x {job.accumulate} "
-                "parts; choose another --batch or --accumulate"
+                f"batch {job.batch} does not divide into {ranks.world} ranks x "
+                f"{max(1, parallel.accumulate)} parts; choose another --batch or --accumulate"
             )
         self.objective = objective_of(job.model, job.patches)
         reads = self.objective.reads
@@ -72,15 +79,42 @@ class Pretraining:
         self.unigram_loss = entropy(counts)
         self.place = device()
         self.precision: Precision = resolve_precision(job.precision, self.place)
+        # Machines may differ, and ranks that decide differently would wait for each other.
+        self.memory_bytes = -ranks.highest(-device_memory_bytes(self.place))[0]
+        large = is_large(model_cost(job.model).state_bytes, self.memory_bytes)
+        self.parallel = fit(
+            job,
+            parallel.resolve(ranks.world, large=large),
+            length=self.layout.length,
+            world=ranks.world,
+            precision=self.precision,
+            memory_bytes=self.memory_bytes,
+        )
+        self.compilation = resolve_compile(
+            parallel.compile,
+            self.place,
+            flops=job.steps
+            * job.batch
+            * self.layout.length
+            * model_cost(job.model).train_flops_a_token
+            / ranks.world,
+        )
         self.validation = Validation(
             loader, self.layout, self.objective, self.place, self.precision
         )
 
     def train(self, interruption: Interruption) -> dict[str, Any]:
         """Train, or go on with what is there; every rank gets the result."""
+        while True:
+            try:
+                return self._train(interruption)
+            except RewindError:
+                continue
+
+    def _train(self, interruption: Interruption) -> dict[str, Any]:
+        """Train from the newest checkpoint on."""
         job, ranks = self.job, self.ranks
-        torch.manual_seed(job.seed)
-        model = job.model.build().to(self.place)
+        model, trained = self._fresh(compiled=self.compilation.on)
         optimizer = job.optimizer.build(model)
         # Only the first rank holds the run folder; the others read its checkpoints.
         if ranks.rank == 0:
@@ -93,25 +127,44 @@ class Pretraining:
                 return folder.result("pretrain")
             if ranks.rank == 0:
                 self._describe(folder)
-            training = Training(folder=folder, config=job, model=model, optimizer=optimizer)
-            # The first sets damaged checkpoints aside; only then do the others look.
-            done = training.resume() if ranks.rank == 0 else 0
-            ranks.barrier()
-            if ranks.rank > 0:
-                done = training.resume()
+            names = [source.name for source in job.mixture]
+            incidents = Incidents(folder, self.loader, names, job.batch, ranks)
+            judge = Judge(job.health, ranks, incidents.passed_over())
+            training = Training(
+                folder=folder,
+                config=job,
+                model=model,
+                optimizer=optimizer,
+                carried={"health": judge},
+                ranks=ranks,
+                retention=job.retention,
+                seed=job.seed,
+            )
+            self._settle(trained)
+            done = training.resume()
+            if not done and job.branch:
+                training.branch(job.branch)
             if ranks.rank == 0:
                 folder.rewind(done)
+                incidents.rewind(done)
                 if done:
                     console.print(f"resuming {self.out} at step {done}", markup=False)
-            trained = model if ranks.world == 1 else DistributedDataParallel(model)
             batches = self.loader.batches(
                 batch=job.batch,
                 first_step=done,
-                accumulate=job.accumulate,
+                accumulate=self.parallel.accumulate,
                 rank=ranks.rank,
                 world=ranks.world,
             )
-            watch = Watch(self.layout.length * job.batch)
+            ceiling = ranks.world * matmul_flops_per_s(self.precision, self.place)
+            if ranks.rank == 0:
+                self._announce(ceiling, job.steps - done)
+            watch = Watch(
+                self.layout.length * job.batch,
+                flops_a_token=model_cost(job.model).train_flops_a_token,
+                ceiling=ceiling,
+                place=self.place,
+            )
             steps = train_steps(
                 trained,
                 partial(_objective, loss=self.objective.loss, context=self._compute),
@@ -119,34 +172,69 @@ class Pretraining:
                 optimizer,
                 job.schedule(),
                 steps=range(done, job.steps),
-                accumulate=job.accumulate,
+                accumulate=self.parallel.accumulate,
                 clip_norm=job.clip_norm,
+                accept=judge,
             )
-            with bar("pretrain", job.steps, done=done, shown=ranks.rank == 0) as progress:
+            shown = bar("pretrain", job.steps, done=done, shown=ranks.rank == 0)
+            watchdog = Watchdog(self.out / "stacks", ranks, self.parallel.hung_after_s)
+            with training, shown as progress, watchdog:
+                watchdog.beat(done)
                 for step in steps:
+                    watchdog.beat(step.number)
                     watch.note(step, progress)
+                    if judge.rewind is not None:
+                        # Or a checkpoint of the steps to be undone might yet come to stand.
+                        training.settle()
+                    incidents.note(judge)
                     last = step.number == job.steps
                     if last or step.number % job.log_every == 0:
                         loss = _mean(step.loss, ranks)
                         if ranks.rank == 0:
-                            folder.log(**watch.line(step, loss))
-                    if ranks.rank == 0 and (last or step.number % job.validate_every == 0):
+                            folder.log(**watch.line(step, loss, judge))
+                    if last or step.number % job.validate_every == 0:
+                        watchdog.beat(step.number, "validating")
                         self._validate(folder, model, step.number)
-                    stop = ranks.any(interruption.stopped) and not last
-                    if ranks.rank == 0 and (stop or last or step.number % job.save_every == 0):
-                        training.save(step.number)
+                    every = 0 if self.parallel.sharded else job.health.replicas_every
+                    if every and step.number % every == 0:
+                        require_equal_replicas(model, optimizer, ranks, step.number)
+                    stop = 0 if last else training.asked_to_stop(interruption)
+                    if stop or last or training.due(step.number, job.save_every):
+                        watchdog.beat(step.number, "saving")
+                        training.save(step.number, background=not stop)
+                    watchdog.beat(step.number)
                     if stop:
                         raise StoppedError(
                             f"stopped at step {step.number} of {job.steps} and saved in {self.out};"
-                            " the same command goes on from there"
+                            " the same command goes on from there",
+                            number=stop,
                         )
             result = self._result(model, watch)
             if ranks.rank == 0:
                 folder.write_result("pretrain", result)
             return result
 
+    def _announce(self, ceiling: float, steps: int) -> None:
+        """Say what the run will take."""
+        for line in told(
+            self.job,
+            self.parallel,
+            length=self.layout.length,
+            world=self.ranks.world,
+            precision=self.precision,
+            memory_bytes=self.memory_bytes,
+            ceiling=ceiling,
+            steps=steps,
+        ):
+            console.print(line, markup=False, soft_wrap=True)
+
     def _describe(self, folder: RunFolder) -> None:
-        """Write what a later job needs to open the model, and a copy of its tokenizer."""
+        """Write what a later job needs to open the model, and a copy of its tokenizer.
+
+        Raises:
+            ValueError: if the run began with other data.
+        """
+        self._require_same_data(folder)
         copy_folder(self.job.shards, "tokenizer", self.out / "tokenizer")
         _require_tokenizer(self.out / "tokenizer", self.description.tokenizer_digest)
         folder.write_result(
@@ -161,6 +249,25 @@ class Pretraining:
             },
         )
 
+    def _require_same_data(self, folder: RunFolder) -> None:
+        """Write down what the sources held when the run began, or refuse others."""
+        # What is held out is no part of what a step sees, and may come later.
+        now = {
+            source.name: tokens.sha256
+            for source, tokens in zip(self.job.mixture, self.loader.shards, strict=True)
+            if isinstance(tokens, TokenSet)
+        }
+        if not folder.has_result("data"):
+            folder.write_result("data", {"sources": now})
+            return
+        for name, sha256 in folder.result("data")["sources"].items():
+            if now[name] != sha256:
+                raise ValueError(
+                    f"source {name} is not what this run began with: its index was {sha256[:12]} "
+                    f"and is {now[name][:12]} in {self.job.shards}; bring the old shards back, or "
+                    "begin another run with --out"
+                )
+
     def _compute(self) -> AbstractContextManager[object]:
         return compute(self.precision, self.place)
 
@@ -172,16 +279,55 @@ class Pretraining:
             watch.loading_s += time.perf_counter() - began
             yield batch
 
+    def _fresh(self, *, compiled: bool = False) -> tuple[nn.Module, nn.Module]:
+        """The untrained model, spread over the ranks: what holds its state, and what to train."""
+        torch.manual_seed(self.job.seed)
+        model = self.job.model.build()
+        if compiled:
+            compile_decoder(model)
+        trained = self.parallel.spread(
+            model, list(model.blocks), ranks=self.ranks, place=self.place
+        )
+        return model, trained
+
+    def _settle(self, trained: nn.Module) -> None:
+        """Let DDP lay out its buckets before the first step.
+
+        It does so anew after its first backward pass, by the order that gradients came in, and how
+        a sum over more than two ranks is rounded follows from the place in a bucket. A resumed run
+        would round its first step unlike the run that was left alone.
+        """
+        if self.parallel.strategy != "ddp":
+            return
+        first = self.loader.batches(
+            batch=self.job.batch,
+            accumulate=self.parallel.accumulate,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+        )
+        batch = to_device(next(first), self.place)
+        _objective(trained, batch, loss=self.objective.loss, context=self._compute).backward()
+        trained.zero_grad(set_to_none=True)
+
+    def _losses(self, model: nn.Module) -> Tensor | None:
+        """Held-out losses. A rank that holds the whole model needs no other for them."""
+        if self.ranks.rank > 0 and not self.parallel.sharded:
+            return None
+        return self.validation.losses(model)
+
     def _validate(self, folder: RunFolder, model: nn.Module, step: int) -> None:
-        loss = self.validation.mean(model)
-        if loss is not None:
-            folder.log(step=step, validation_loss=loss)
+        losses = self._losses(model)
+        if losses is not None and self.ranks.rank == 0:
+            frames = {
+                f"validation_loss_frame_{number:02d}": loss
+                for number, loss in enumerate(self.validation.per_frame(losses), start=1)
+            }
+            folder.log(step=step, validation_loss=losses.mean().item(), **frames)
 
     def _result(self, model: nn.Module, watch: Watch) -> dict[str, Any]:
         job = self.job
-        losses = self.validation.losses(model)
-        torch.manual_seed(job.seed)
-        fresh = self.validation.losses(job.model.build().to(self.place))
+        losses, fresh = self._losses(model), self._losses(self._fresh()[0])
+        positions = self.validation.per_position(losses)
         tokens = job.steps * job.batch * self.layout.length
         return {
             "parameters": model_cost(job.model).parameters,
@@ -189,6 +335,8 @@ class Pretraining:
             "tokens": tokens,
             "unit": self.objective.unit,
             "validation_loss": None if losses is None else losses.mean().item(),
+            "loss_per_position_first": positions["first"],
+            "loss_per_position_later": positions["later"],
             "loss_per_frame": self.validation.per_frame(losses),
             "loss_per_frame_untrained": self.validation.per_frame(fresh),
             **self._guesses(),

@@ -11,7 +11,7 @@ from toto.data.layout import Layout, LayoutConfig
 from toto.data.records import Description
 from toto.data.remote import is_address, join, names_below
 from toto.data.token_set import INDEX, TokenSet
-from toto.models.llama import LlamaConfig
+from toto.models import DecoderConfig
 from toto.tokenizers.patches import PatchNormalisation, patch_side_px
 from toto.train.objectives import next_token, token_losses
 from toto.train.patches import PatchObjective
@@ -35,7 +35,7 @@ class Objective:
     reads: Literal["codes", "frames", "both"]
 
 
-def objective_of(model: LlamaConfig, normalisation: PatchNormalisation) -> Objective:
+def objective_of(model: DecoderConfig, normalisation: PatchNormalisation) -> Objective:
     """Choose the objective by what the model reads and predicts.
 
     Raises:
@@ -81,7 +81,7 @@ def open_tokens(shards: str | Path, name: str, *, frames: bool) -> TokenSet:
     return TokenSet(join(shards, name), frames=frames)
 
 
-def grid_of(model: LlamaConfig, description: Description) -> tuple[int, int]:
+def grid_of(model: DecoderConfig, description: Description) -> tuple[int, int]:
     """Rows and columns of places in a frame, as the model reads it.
 
     Raises:
@@ -105,7 +105,7 @@ def grid_of(model: LlamaConfig, description: Description) -> tuple[int, int]:
     return height_px // side_px, width_px // side_px
 
 
-def fit_layout(config: LayoutConfig, model: LlamaConfig, description: Description) -> Layout:
+def fit_layout(config: LayoutConfig, model: DecoderConfig, description: Description) -> Layout:
     """Fit the sequence format to model and shards.
 
     Raises:

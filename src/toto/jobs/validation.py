@@ -67,6 +67,24 @@ class Validation:
             losses[:, frame == number].mean().item() for number in range(self._layout.config.frames)
         ]
 
+    def per_position(self, losses: Tensor | None) -> dict[str, list[float | None]]:
+        """Mean of each place within a frame, in raster order: of the first frame, and of the rest.
+
+        Returns:
+            The means under `first` and `later`, None where nothing is predicted; no values at all
+            without held-out windows, or where there is no such frame.
+        """
+        means: dict[str, list[float | None]] = {"first": [], "later": []}
+        if losses is not None:
+            frame = self._layout.frame_of_target()[:-1]
+            position = torch.arange(len(frame)) % self._layout.frame_tokens
+            for name, chosen in (("first", frame == 0), ("later", frame > 0)):
+                # The end may stand inside the last frame, in the place of its last code.
+                for place in range(self._layout.frame_tokens if chosen.any() else 0):
+                    of_place = losses[:, chosen & (position == place)]
+                    means[name].append(of_place.mean().item() if of_place.numel() else None)
+        return means
+
 
 def to_device(batch: Batch, place: torch.device) -> Batch:
     """Bring a batch to a device."""

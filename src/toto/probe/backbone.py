@@ -12,7 +12,7 @@ from torch import Tensor
 from toto.config import from_dict
 from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
-from toto.models.llama import Llama, LlamaConfig
+from toto.models import Decoder, Llama, decoder_config
 from toto.models.sampling import SamplingConfig, continue_sequence
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision, compute
@@ -37,7 +37,7 @@ class Backbone:
         patches: how pixels were scaled, if it reads patches.
     """
 
-    model: Llama
+    model: Decoder
     tokenizer: Tokenizer
     layout: Layout
     precision: Precision = "fp32"
@@ -111,13 +111,18 @@ class Backbone:
             patches = F.pad(patches, (0, 0, 1, 0))
         ids = torch.stack([self.layout.prompt(grid) for grid in grids]).to(place)
         with compute(self.precision, place):
-            hidden = self.model.hidden(ids, layers, patches)
+            # Llama alone can read patches.
+            hidden = (
+                self.model.hidden(ids, layers, patches)
+                if isinstance(self.model, Llama)
+                else self.model.hidden(ids, layers)
+            )
         return {layer: value[:, 1:] for layer, value in hidden.items()}
 
     def forecast(
         self, ids: Int64[Tensor, "T Y X"], *, frames: int, sampling: SamplingConfig
     ) -> Iterator[Int64[Tensor, "Y X"]]:
-        """Continue a clip of tokens frame by frame, with a key-value cache.
+        """Continue a clip of tokens frame by frame, with the model's cache.
 
         Raises:
             ValueError: if old and new frames do not fit the model's context, or it reads patches.
@@ -167,7 +172,7 @@ def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
     found = checkpoint.latest(folder.checkpoints)
     if found is None:
         raise ValueError(f"{run} has no checkpoint yet; let `toto pretrain` reach its first save")
-    config = from_dict(LlamaConfig, described["model"])
+    config = decoder_config(described["model"])
     model = config.build()
     model.load_state_dict(checkpoint.load(found.path, config_digest=None)["model"])
     rows, columns = described["grid"]

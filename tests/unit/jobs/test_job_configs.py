@@ -34,7 +34,6 @@ def probe(**changes: object) -> Probe:
     [
         (lambda: pretrain(steps=0), "steps 0 must be at least 1"),
         (lambda: pretrain(batch=0), "batch 0 must be at least 1"),
-        (lambda: pretrain(accumulate=-1), "accumulate -1 must be at least 1"),
         (lambda: pretrain(log_every=0), "log_every 0 must be at least 1"),
         (lambda: pretrain(save_every=0), "save_every 0 must be at least 1"),
         (lambda: pretrain(validate_every=0), "validate_every 0 must be at least 1"),

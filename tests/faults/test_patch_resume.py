@@ -88,8 +88,8 @@ def outcome(out: Path) -> tuple[list[dict[str, float]], str, dict[str, object]]:
     """Metrics without times, hash of the last weights, result without the speed."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("time_s", None)
-        line.pop("tokens_per_s", None)
+        for name in ("time_s", "tokens_per_s", "mfu", "loading_share", "memory_bytes"):
+            line.pop(name, None)
     weights = out / "checkpoints" / f"step-{STEPS:07d}" / "model.safetensors"
     result = json.loads((out / "results" / "pretrain.json").read_text())
     del result["tokens_per_s"], result["loading_share"]

@@ -31,6 +31,7 @@ SMALLER = {
     "tokenizer train": "--steps 6 --batch 4 " + SMALL_FRAMES.format("sources."),
     "pretrain": "--steps 3 --warmup 1",
     "probe": "--fit.epochs 1",
+    "study": "--widths 32 64 --log2-lrs -6 -5 --seeds 1 --steps 3 --warmup 1",
     "track": SMALL_TRACK.format(""),
 }
 """What is added to the README's commands, so that they take seconds; nothing in them is changed."""

@@ -132,7 +132,9 @@ def files(
         if blocks:
             values = {name: block.values for name, block in blocks.items()}
             places = {name: [block.shape, block.offsets] for name, block in blocks.items()}
-            header = {"format": "pt", "blocks": json.dumps(places)}
+            # One entry: safetensors writes several in an order that differs from call to call, and
+            # a step that is saved again must give the same bytes.
+            header = {"blocks": json.dumps(places)}
             yield f"{group}.rank-{rank:05d}.safetensors", safetensors.torch.save(values, header)
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from made_runs import Ranks, Start, losses, newest, run, state_sha256, tiny, write_noise
+
 from toto.runtime import checkpoint, checkpoint_record
 
 pytestmark = pytest.mark.faults

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import newest, state_sha256
 from torch import nn
 
-from made_runs import newest, state_sha256
 from toto.jobs.training import Training
 from toto.runtime import checkpoint, state
 from toto.runtime.devices import distributed

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from made_runs import write_noise
+
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.training import StoppedError
 from toto.recipes import PRETRAIN

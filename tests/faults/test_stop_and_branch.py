@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from made_runs import Ranks, Start, losses, newest, run, state_sha256, tiny, write_noise
+
 from toto.models.llama import LlamaConfig
 from toto.runtime import checkpoint, checkpoint_record
 from toto.runtime.devices import REQUEUE_CODE

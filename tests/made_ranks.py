@@ -3,12 +3,12 @@
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from made_ports import free_port
 from toto.data.records import ClipRecord, Description
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
@@ -23,9 +23,7 @@ def over_ranks(world: int, function: Callable[..., None], *arguments: object) ->
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toto.jobs.pretraining", "toto.recipes", "torch._dynamo"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in range(world):
         environ = {

@@ -12,7 +12,6 @@ import json
 import mmap
 import multiprocessing
 import os
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from made_ports import free_port
 from toto.data.records import ClipRecord, Description
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
@@ -105,9 +105,7 @@ class Ranks:
         out.parent.mkdir(parents=True, exist_ok=True)
         self._slots = out.with_name(f"{out.name}.slots")
         self._slots.write_bytes(bytes(_SLOT_BYTES * 2 * start.world))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         self.processes = [

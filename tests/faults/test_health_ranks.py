@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 import test_resume
 import torch
 
+from made_ports import free_port
 from toto.recipes import PRETRAIN
 from toto.runtime import checkpoint
 from toto.runtime.watchdog import HUNG_CODE
@@ -55,9 +55,7 @@ def launch(
     world: int, start: list[str], shards: Path, out: Path, **options: object
 ) -> list[subprocess.Popen[str]]:
     """Start `toto pretrain tiny` on so many ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     fields = {"shards": shards, "out": out, "precision": "fp32", **options}
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     if world > 1:

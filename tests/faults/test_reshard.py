@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from made_runs import newest, state_sha256
 from torch import nn
 
+from made_ports import free_port
 from toto.jobs.training import Training
 from toto.runtime import checkpoint, state
 from toto.runtime.devices import distributed
@@ -76,9 +76,7 @@ def hop(out: Path, world: int, rank: int, port: int, parallel: Parallel, steps: 
 
 
 def start(out: Path, world: int, parallel: Parallel, steps: int = 0) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toto.jobs.pretraining", "toto.recipes"])
     ranks = [

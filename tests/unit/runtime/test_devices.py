@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from made_ports import free_port
 from toto.runtime import devices
 from toto.runtime.devices import Ranks
 
@@ -114,9 +114,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the two ranks here speak over gloo")
 def test_two_ranks_meet_and_part() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-c", TWO_RANKS]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from toto.cli.data_verbs import data
 from toto.cli.options import (
@@ -115,8 +115,6 @@ def pretrain(rest: list[str]) -> None:
     result = job.run(out, parallel)
     if os.environ.get("RANK", "0") == "0":
         say(f"validation loss {number(result['validation_loss'])} {result['unit']}; {out}")
-    if "RANK" in os.environ:
-        _leave_at_once()
 
 
 def status(rest: list[str]) -> None:
@@ -262,17 +260,6 @@ def doctor(rest: list[str]) -> None:
     if troubles:
         sys.exit(1)
     say("no trouble found")
-
-
-def _leave_at_once() -> NoReturn:
-    """End a rank of torchrun whose work is done and on disk, without the interpreter's shutdown.
-
-    On a busy machine a rank that had just left its process group was seen to abort there
-    ("terminate called without an active exception", exit -6); torchrun calls that a failed run.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 RUN: dict[str, Callable[[list[str]], None]] = {

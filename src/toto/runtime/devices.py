@@ -1,5 +1,6 @@
 """Where a run computes: device, precision, ranks, and what it costs there."""
 
+import atexit
 import os
 import resource
 import signal
@@ -86,11 +87,20 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+_GROUPS: list[object] = []
+atexit.register(_GROUPS.clear)
+
+
 @contextmanager
 def distributed() -> Iterator[Ranks]:
     """Join the other processes when torchrun started this one; alone, do nothing.
 
     Yields the ranks. The processes speak over NCCL with CUDA and over gloo without.
+
+    Gloo's threads end when the last one lets go of the group, who waits for them. DDP would do so
+    with Python's lock held, which such a thread may need to let go of the last tensor it sent: both
+    wait for ever (pytorch/pytorch#56297). After the interpreter's end it would abort instead. So
+    this module lets go last, and before that end: Python's own reference waits without the lock.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks()
@@ -101,6 +111,7 @@ def distributed() -> Iterator[Ranks]:
         torch.distributed.init_process_group("nccl", device_id=place)
     else:
         torch.distributed.init_process_group("gloo")
+    _GROUPS.append(torch.distributed.group.WORLD)
     try:
         yield Ranks.current()
     finally:

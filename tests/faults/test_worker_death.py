@@ -19,7 +19,7 @@ from toto.jobs.stages import Died, compose
 from toto.jobs.workers import over_processes, thread_limits
 
 pytestmark = pytest.mark.faults
-GONE_S = 30.0
+GONE_S = 10.0
 """The kernel ends an orphan at once; this is for a machine under heavy load."""
 
 

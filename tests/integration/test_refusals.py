@@ -4,11 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from toto.cli import main
+from toto.jobs import pretraining
+from toto.models.llama import Llama
+from toto.recipes import PRETRAIN
 
 
 def refused(
@@ -41,6 +45,27 @@ def test_shards_of_another_tokenizer_are_not_probed(
     arguments = ["probe", "--run-folder", finished / "pretrain", "--out", tmp_path / "out"]
     line = refused([*arguments, "--shards", grey_shards / "moving-digits"], monkeypatch, capsys)
     assert "was tokenised by other weights than the run's tokenizer; tokenise the clips" in line
+
+
+def test_fp8_where_there_is_none_is_refused_before_the_run_has_a_folder(
+    grey_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.float8", None)
+    arguments = ["pretrain", "tiny", "--shards", grey_shards, "--out", tmp_path / "out"]
+    line = refused([*arguments, "--float8"], monkeypatch, capsys)
+    assert line == (
+        "FP8 needs torchao.float8, which the extra `fp8` installs: pip install 'toto-video[fp8]'"
+    )
+    assert not (tmp_path / "out").exists()
+    # Where there is, the fresh model is converted and trained.
+    converted: list[object] = []
+    monkeypatch.setattr(pretraining, "use_float8", lambda model, _: converted.append(model))
+    job = replace(PRETRAIN["tiny"](), shards=str(grey_shards), steps=6, warmup=1, float8=True)
+    job.run(tmp_path / "out")
+    assert type(converted[0]) is Llama
 
 
 def test_shards_of_another_vocabulary_are_not_trained_on(

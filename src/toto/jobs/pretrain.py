@@ -56,6 +56,10 @@ class Pretrain:
     validate_every: int = 1000
     precision: str = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 where the processor computes it natively."""
+    float8: bool = False
+    """Whether the blocks' matrices multiply in FP8, everything else in `precision`. It needs a GPU
+    that has it (Hopper and later) and the extra `fp8`, and pays at widths from 2,000 on, compiled.
+    Not in the paper."""
     seed: int = 0
     retention: Retention = field(default_factory=Retention)
     branch: str = ""
@@ -81,6 +85,8 @@ class Pretrain:
         self.schedule()
         self.health.require_checkpoints(self.save_every)
         objective_of(self.model, self.patches)
+        if self.float8 and self.precision == "fp32":
+            raise ValueError("float8 takes its inputs in bf16; leave precision at 'auto' or 'bf16'")
         if self.branch:
             parse_branch(self.branch)
 

@@ -1,6 +1,5 @@
 """One process's part in a pre-training run: from the shards to the last checkpoint."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -11,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toto.config import to_dict
 from toto.data.loader import Loader
-from toto.data.remote import copy_folder, names_below
+from toto.data.remote import names_below
 from toto.data.shards import require_same
-from toto.data.token_set import INDEX, TokenSet
+from toto.data.token_set import INDEX
 from toto.jobs.budget import fit, told
 from toto.jobs.incidents import Incidents, RewindError
 from toto.jobs.pretrain import Pretrain
 from toto.jobs.progress import bar, console
+from toto.jobs.run_record import describe
 from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_tokens
 from toto.jobs.training import StoppedError, Training
 from toto.jobs.validation import Validation, to_device
@@ -38,8 +37,8 @@ from toto.runtime.devices import (
 from toto.runtime.folder import RunFolder
 from toto.runtime.parallel import Parallel, device_memory_bytes, is_large
 from toto.runtime.watchdog import Watchdog
-from toto.tokenizers import load_tokenizer
 from toto.train.compiled import compile_decoder, resolve_compile
+from toto.train.float8 import use_float8
 from toto.train.health import Judge
 from toto.train.loop import train_steps
 from toto.train.replicas import require_equal_replicas
@@ -64,7 +63,7 @@ class Pretraining:
             open_tokens(job.shards, name, frames=reads != "codes")
             for name in [*(source.name for source in job.mixture), *held_out]
         ]
-        self.description = description = require_same(opened)
+        description = require_same(opened)
         self.grid = grid_of(job.model, description)
         self.layout = fit_layout(job.layout, job.model, description)
         shards, held_out = opened[: len(job.mixture)], opened[len(job.mixture) :]
@@ -126,7 +125,7 @@ class Pretraining:
             if ranks.any(ranks.rank == 0 and folder.has_result("pretrain")):
                 return folder.result("pretrain")
             if ranks.rank == 0:
-                self._describe(folder)
+                describe(folder, job, self.loader.shards, grid=self.grid, precision=self.precision)
             names = [source.name for source in job.mixture]
             incidents = Incidents(folder, self.loader, names, job.batch, ranks)
             judge = Judge(job.health, ranks, incidents.passed_over())
@@ -228,46 +227,6 @@ class Pretraining:
         ):
             console.print(line, markup=False, soft_wrap=True)
 
-    def _describe(self, folder: RunFolder) -> None:
-        """Write what a later job needs to open the model, and a copy of its tokenizer.
-
-        Raises:
-            ValueError: if the run began with other data.
-        """
-        self._require_same_data(folder)
-        copy_folder(self.job.shards, "tokenizer", self.out / "tokenizer")
-        _require_tokenizer(self.out / "tokenizer", self.description.tokenizer_digest)
-        folder.write_result(
-            "model",
-            {
-                "model": to_dict(self.job.model),
-                "layout": to_dict(self.job.layout),
-                "patches": to_dict(self.job.patches),
-                "grid": list(self.grid),
-                "parameters": model_cost(self.job.model).parameters,
-                "precision": self.precision,
-            },
-        )
-
-    def _require_same_data(self, folder: RunFolder) -> None:
-        """Write down what the sources held when the run began, or refuse others."""
-        # What is held out is no part of what a step sees, and may come later.
-        now = {
-            source.name: tokens.sha256
-            for source, tokens in zip(self.job.mixture, self.loader.shards, strict=True)
-            if isinstance(tokens, TokenSet)
-        }
-        if not folder.has_result("data"):
-            folder.write_result("data", {"sources": now})
-            return
-        for name, sha256 in folder.result("data")["sources"].items():
-            if now[name] != sha256:
-                raise ValueError(
-                    f"source {name} is not what this run began with: its index was {sha256[:12]} "
-                    f"and is {now[name][:12]} in {self.job.shards}; bring the old shards back, or "
-                    "begin another run with --out"
-                )
-
     def _compute(self) -> AbstractContextManager[object]:
         return compute(self.precision, self.place)
 
@@ -283,6 +242,8 @@ class Pretraining:
         """The untrained model, spread over the ranks: what holds its state, and what to train."""
         torch.manual_seed(self.job.seed)
         model = self.job.model.build()
+        if self.job.float8:
+            use_float8(model, self.place)
         if compiled:
             compile_decoder(model)
         trained = self.parallel.spread(
@@ -359,21 +320,6 @@ class Pretraining:
             "uniform_loss": None,
             "zero_loss": self.validation.zero_loss(),
         }
-
-
-def _require_tokenizer(folder: Path, digest: str) -> None:
-    """Refuse a tokenizer that did not make the shards; nothing else vouches for that folder.
-
-    Raises:
-        ValueError: if its own digest is another; imported tokens say theirs beside them.
-    """
-    foreign = folder / "foreign.json"
-    if foreign.is_file():
-        found = json.loads(foreign.read_bytes())["digest"]
-    else:
-        found = load_tokenizer(folder).digest()
-    if found != digest:
-        raise ValueError(f"{folder} is not the tokenizer that made the shards; copy it again")
 
 
 def _mean(loss: Tensor, ranks: Ranks) -> float:

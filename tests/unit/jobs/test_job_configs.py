@@ -37,6 +37,7 @@ def probe(**changes: object) -> Probe:
         (lambda: pretrain(log_every=0), "log_every 0 must be at least 1"),
         (lambda: pretrain(save_every=0), "save_every 0 must be at least 1"),
         (lambda: pretrain(validate_every=0), "validate_every 0 must be at least 1"),
+        (lambda: pretrain(float8=True, precision="fp32"), "float8 takes its inputs in bf16"),
         (lambda: pretrain(mixture=()), "the mixture names no source"),
         (lambda: pretrain(warmup=20), "warmup 20 must be less than steps 20"),
         (lambda: probe(tasks=()), "the probe has no task"),

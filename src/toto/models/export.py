@@ -17,7 +17,6 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from toto.models import DecoderConfig, Gpt2Config, LlamaConfig, MambaConfig
-from toto.models.gpt2 import sine_table
 from toto.models.mup import MuP
 
 Dtype = Literal["fp32", "bf16"]
@@ -343,7 +342,6 @@ def _mamba_config(config: MambaConfig) -> dict[str, Any]:
 
 
 def _positions(config: DecoderConfig) -> Float32[Tensor, "L D"]:
-    """What our GPT-2 adds to the embeddings; a sine's mean square is 1/2."""
+    """What our GPT-2 adds to the embeddings."""
     assert isinstance(config, Gpt2Config)
-    scale = config.position_scale * config.init_std * math.sqrt(2)
-    return scale * sine_table(range(config.context), config.width)
+    return config.positions(range(config.context))

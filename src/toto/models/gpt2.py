@@ -11,17 +11,16 @@ Vaswani et al., arXiv 1706.03762, section 3.5.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from toto.models.cache import KVCache, causal_attention
-from toto.models.cross_entropy import CrossEntropy
+from toto.models.sequence_model import SequenceModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +69,14 @@ class Gpt2Config:
     def outputs(self) -> int:
         """Numbers that the head gives at each position."""
         return self.vocab_size
+
+    def positions(
+        self, places: range, device: torch.device | None = None
+    ) -> Float32[Tensor, "L D"]:
+        """What is added to the embeddings at these places of a sequence."""
+        # A sine's mean square is 1/2.
+        scale = self.position_scale * self.init_std * math.sqrt(2)
+        return scale * sine_table(places, self.width, device)
 
     def build(self) -> "Gpt2":
         """Make the model these sizes describe, with fresh weights."""
@@ -142,17 +149,16 @@ class Block(nn.Module):
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
-class Gpt2(nn.Module):
+class Gpt2(SequenceModel[Gpt2Config]):
     """The whole decoder, from ids to logits."""
 
     def __init__(self, config: Gpt2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.outputs, bias=False)
-        self.cross_entropy = CrossEntropy()
+        super().__init__(
+            config,
+            embedded=config.vocab_size,
+            blocks=(Block(config, layer) for layer in range(config.depth)),
+            norm=nn.LayerNorm(config.width, eps=config.norm_eps),
+        )
         self.reset()
 
     @torch.no_grad()
@@ -172,55 +178,9 @@ class Gpt2(nn.Module):
                 share = math.sqrt(2 * self.config.depth) if into_stream else 1.0
                 nn.init.normal_(parameter, std=self.config.init_std / share)
 
-    def forward(
-        self,
-        ids: Int64[Tensor, "B L"],
-        cache: KVCache | None = None,
-        *,
-        targets: Int64[Tensor, "B L"] | None = None,
-        weight: Float32[Tensor, "B L"] | None = None,
-    ) -> Float[Tensor, "B L V"] | Float32[Tensor, ""]:
-        """Score the token after each position.
-
-        With targets, give their weighted sum of cross-entropies instead, in nats. It is the same
-        number without the scores of all places (`toto.models.cross_entropy`).
-
-        Args:
-            ids: tokens; with a cache, only those that it does not hold yet.
-            cache: keys and values of the positions before `ids`; it takes up the new ones.
-            targets: the ids to predict.
-            weight: what each of them counts.
-
-        Raises:
-            ValueError: if the sequence, with what the cache holds, exceeds the context.
-        """
-        x_BLD = self.norm(self._run(ids, cache, {self.config.depth})[self.config.depth])
-        readout = self.embedding if self.head is None else self.head
-        if targets is not None and weight is not None:
-            return self.cross_entropy(x_BLD, readout.weight, targets, weight)
-        return F.linear(x_BLD, readout.weight)
-
-    def hidden(
-        self, ids: Int64[Tensor, "B L"], layers: Collection[int]
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        """The residual stream behind the layers asked for, in one pass that stops at the last.
-
-        Layer 0 is the embedding with its position and layer l the output of block l, so that
-        `depth` is the last.
-
-        Raises:
-            ValueError: if a layer is not in 0..depth, or the sequence exceeds the context.
-        """
-        for layer in layers:
-            if not 0 <= layer <= self.config.depth:
-                raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
-        return self._run(ids, None, set(layers))
-
     def positions(self, places: range) -> Float32[Tensor, "L D"]:
         """What is added to the embeddings at these places of a sequence."""
-        # A sine's mean square is 1/2.
-        scale = self.config.position_scale * self.config.init_std * math.sqrt(2)
-        return scale * sine_table(places, self.config.width, self.embedding.weight.device)
+        return self.config.positions(places, self.embedding.weight.device)
 
     def new_cache(self, batch: int, dtype: torch.dtype = torch.float32) -> KVCache:
         """Make an empty cache for `batch` sequences, on the model's device."""
@@ -234,19 +194,6 @@ class Gpt2(nn.Module):
             device=self.embedding.weight.device,
         )
 
-    def _run(
-        self, ids: Int64[Tensor, "B L"], cache: KVCache | None, layers: set[int]
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        past = cache.length if cache else 0
-        total = past + ids.shape[1]
-        if total > self.config.context:
-            raise ValueError(f"{total} tokens do not fit a context of {self.config.context}")
-        x_BLD = self.embedding(ids) + self.positions(range(past, total))
-        kept = {0: x_BLD} if 0 in layers else {}
-        for number, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
-            x_BLD = block(x_BLD, cache)
-            if number in layers:
-                kept[number] = x_BLD
-        if cache:
-            cache.length = total
-        return kept
+    def _placed(self, x_BLD: Float[Tensor, "B L D"], places: range) -> tuple[Tensor, ...]:
+        """Give the stream with the positions in it."""
+        return (x_BLD + self.positions(places),)

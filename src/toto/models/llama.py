@@ -7,19 +7,18 @@ which its text names, does not, and neither do we (docs/paper.md, C9).
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from toto.models.cache import KVCache, causal_attention
-from toto.models.cross_entropy import CrossEntropy
 from toto.models.mup import Kind, MuP, Scales, scales
 from toto.models.rope import rotary_tables, rotate
+from toto.models.sequence_model import SequenceModel
 from toto.types import SPECIALS
 
 
@@ -163,22 +162,16 @@ class Block(nn.Module):
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
-class Llama(nn.Module):
+class Llama(SequenceModel[LlamaConfig]):
     """The whole decoder: from ids to logits; or, as configured, from or to patches."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.embedded, config.width)
-        self.projection = (
-            nn.Linear(config.patch_values, config.width, bias=False)
-            if config.patch_values
-            else None
+        super().__init__(
+            config,
+            embedded=config.embedded,
+            blocks=(Block(config, layer) for layer in range(config.depth)),
+            norm=nn.RMSNorm(config.width, eps=config.norm_eps),
         )
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.outputs, bias=False)
-        self.cross_entropy = CrossEntropy()
         self.reset()
 
     @torch.no_grad()
@@ -213,58 +206,6 @@ class Llama(nn.Module):
 
         return {name: scales(kind(name, p), ratio) for name, p in self.named_parameters()}
 
-    def forward(
-        self,
-        ids: Int64[Tensor, "B L"],
-        cache: KVCache | None = None,
-        patches: Float[Tensor, "B L P"] | None = None,
-        *,
-        targets: Int64[Tensor, "B L"] | None = None,
-        weight: Float32[Tensor, "B L"] | None = None,
-    ) -> Float[Tensor, "B L V"] | Float32[Tensor, ""]:
-        """Score the token after each position, or give the values of the patch after it.
-
-        With targets, give their weighted sum of cross-entropies instead, in nats. It is the same
-        number without the scores of all places (`toto.models.cross_entropy`).
-
-        Args:
-            ids: tokens; with a cache, only those that it does not hold yet.
-            cache: keys and values of the positions before `ids`; it takes up the new ones.
-            patches: for a model that reads patches, normalised values at every place of `ids`;
-                where the id is a special one they are not looked at.
-            targets: the ids to predict.
-            weight: what each of them counts.
-
-        Raises:
-            ValueError: if the sequence, with what the cache holds, exceeds the context, or
-                patches are given to a model that does not read them, or not to one that does.
-        """
-        hidden = self._run(ids, cache, {self.config.depth}, patches)[self.config.depth]
-        x_BLD = self.norm(hidden)
-        readout = self.embedding if self.head is None else self.head
-        if targets is not None and weight is not None:
-            return self.cross_entropy(x_BLD, readout.weight, targets, weight)
-        return F.linear(x_BLD, readout.weight)
-
-    def hidden(
-        self,
-        ids: Int64[Tensor, "B L"],
-        layers: Collection[int],
-        patches: Float[Tensor, "B L P"] | None = None,
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        """The residual stream behind the layers asked for, in one pass that stops at the last.
-
-        Layer 0 is the embedding and layer l the output of block l, so that `depth` is the last.
-
-        Raises:
-            ValueError: if a layer is not in 0..depth, the sequence exceeds the context, or
-                patches are missing or not read.
-        """
-        for layer in layers:
-            if not 0 <= layer <= self.config.depth:
-                raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
-        return self._run(ids, None, set(layers), patches)
-
     def new_cache(self, batch: int, dtype: torch.dtype = torch.float32) -> KVCache:
         """Make an empty cache for `batch` sequences, on the model's device."""
         return KVCache.empty(
@@ -277,47 +218,9 @@ class Llama(nn.Module):
             device=self.embedding.weight.device,
         )
 
-    def _run(
-        self,
-        ids: Int64[Tensor, "B L"],
-        cache: KVCache | None,
-        layers: set[int],
-        patches: Float[Tensor, "B L P"] | None,
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        past = cache.length if cache else 0
-        total = past + ids.shape[1]
-        if total > self.config.context:
-            raise ValueError(f"{total} tokens do not fit a context of {self.config.context}")
-        cos_LK, sin_LK = (
-            table[past:]
-            for table in rotary_tables(
-                total, self.config.head_width, self.config.rope_base, ids.device
-            )
+    def _placed(self, x_BLD: Float[Tensor, "B L D"], places: range) -> tuple[Tensor, ...]:
+        """Give the stream as it is, and the cosines and sines that turn queries and keys."""
+        tables = rotary_tables(
+            places.stop, self.config.head_width, self.config.rope_base, x_BLD.device
         )
-        x_BLD = self._embed(ids, patches)
-        kept = {0: x_BLD} if 0 in layers else {}
-        for number, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
-            x_BLD = block(x_BLD, cos_LK, sin_LK, cache)
-            if number in layers:
-                kept[number] = x_BLD
-        if cache:
-            cache.length = total
-        return kept
-
-    def _embed(
-        self, ids: Int64[Tensor, "B L"], patches: Float[Tensor, "B L P"] | None
-    ) -> Float[Tensor, "B L D"]:
-        if self.projection is None:
-            if patches is not None:
-                raise ValueError("the model reads ids, not patches; build it with patch_values")
-            return self.embedding(ids)
-        if patches is None:
-            raise ValueError(
-                f"the model reads patches of {self.config.patch_values} values; give them with ids"
-            )
-        special = ids - (self.config.vocab_size - SPECIALS)
-        return torch.where(
-            (special >= 0)[..., None],
-            self.embedding(special.clamp_min(0)),
-            self.projection(patches),
-        )
+        return (x_BLD, *(table[places.start :] for table in tables))

@@ -12,18 +12,17 @@ Sources: Gu and Dao, arXiv 2312.00752; github.com/state-spaces/mamba for fresh w
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from toto.models.cache import RecurrentState
-from toto.models.cross_entropy import CrossEntropy
 from toto.models.selective_scan import selective_scan
+from toto.models.sequence_model import SequenceModel
 
 STEP_RANGE = (1e-3, 1e-1)
 """Step sizes of fresh channels, spread evenly in their logarithm."""
@@ -157,17 +156,16 @@ class Block(nn.Module):
         return x_BLD + self.mixer(self.norm(x_BLD), state)
 
 
-class Mamba(nn.Module):
+class Mamba(SequenceModel[MambaConfig]):
     """The whole model, from ids to logits."""
 
     def __init__(self, config: MambaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.outputs, bias=False)
-        self.cross_entropy = CrossEntropy()
+        super().__init__(
+            config,
+            embedded=config.vocab_size,
+            blocks=(Block(config, layer) for layer in range(config.depth)),
+            norm=nn.RMSNorm(config.width, eps=config.norm_eps),
+        )
         self.reset()
 
     @torch.no_grad()
@@ -200,49 +198,6 @@ class Mamba(nn.Module):
             mixer.A_log.copy_(rates.log().expand_as(mixer.A_log))
             nn.init.ones_(mixer.D)
 
-    def forward(
-        self,
-        ids: Int64[Tensor, "B L"],
-        cache: RecurrentState | None = None,
-        *,
-        targets: Int64[Tensor, "B L"] | None = None,
-        weight: Float32[Tensor, "B L"] | None = None,
-    ) -> Float[Tensor, "B L V"] | Float32[Tensor, ""]:
-        """Score the token after each position.
-
-        With targets, give their weighted sum of cross-entropies instead, in nats. It is the same
-        number without the scores of all places (`toto.models.cross_entropy`).
-
-        Args:
-            ids: tokens; with a cache, only those that it has not read yet.
-            cache: state behind the positions before `ids`; it takes up the new ones.
-            targets: the ids to predict.
-            weight: what each of them counts.
-
-        Raises:
-            ValueError: if the sequence, with what the cache has read, exceeds the context.
-        """
-        x_BLD = self.norm(self._run(ids, cache, {self.config.depth})[self.config.depth])
-        readout = self.embedding if self.head is None else self.head
-        if targets is not None and weight is not None:
-            return self.cross_entropy(x_BLD, readout.weight, targets, weight)
-        return F.linear(x_BLD, readout.weight)
-
-    def hidden(
-        self, ids: Int64[Tensor, "B L"], layers: Collection[int]
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        """The residual stream behind the layers asked for, in one pass that stops at the last.
-
-        Layer 0 is the embedding and layer l the output of block l, so that `depth` is the last.
-
-        Raises:
-            ValueError: if a layer is not in 0..depth, or the sequence exceeds the context.
-        """
-        for layer in layers:
-            if not 0 <= layer <= self.config.depth:
-                raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
-        return self._run(ids, None, set(layers))
-
     def new_cache(self, batch: int, dtype: torch.dtype = torch.float32) -> RecurrentState:
         """Make the state before the first token of `batch` sequences, on the model's device."""
         return RecurrentState.empty(
@@ -254,19 +209,3 @@ class Mamba(nn.Module):
             dtype=dtype,
             device=self.embedding.weight.device,
         )
-
-    def _run(
-        self, ids: Int64[Tensor, "B L"], cache: RecurrentState | None, layers: set[int]
-    ) -> dict[int, Float[Tensor, "B L D"]]:
-        total = (cache.length if cache else 0) + ids.shape[1]
-        if total > self.config.context:
-            raise ValueError(f"{total} tokens do not fit a context of {self.config.context}")
-        x_BLD = self.embedding(ids)
-        kept = {0: x_BLD} if 0 in layers else {}
-        for number, block in enumerate(self.blocks[: max(layers, default=0)], start=1):
-            x_BLD = block(x_BLD, cache)
-            if number in layers:
-                kept[number] = x_BLD
-        if cache:
-            cache.length = total
-        return kept

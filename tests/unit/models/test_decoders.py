@@ -18,6 +18,12 @@ from toto.train.optimizer import AdamWConfig
 
 CONTEXT, VOCAB = 32, 23
 SIZES: dict[str, Any] = {"vocab_size": VOCAB, "width": 16, "depth": 3, "context": CONTEXT}
+COUNTED = {
+    "llama": ("vocab_size", "width", "depth", "heads", "mlp_width", "context"),
+    "gpt2": ("vocab_size", "width", "depth", "heads", "context"),
+    "mamba": ("vocab_size", "width", "depth", "context", "state_size", "expand", "kernel"),
+}
+"""Sizes of each of which there must be one at least."""
 SMALL: dict[str, DecoderConfig] = {
     "llama": MODELS["llama"](**SIZES, heads=2, mlp_width=24, init_std=0.3),
     "gpt2": MODELS["gpt2"](**SIZES, heads=2, init_std=0.3),
@@ -113,6 +119,7 @@ def test_hidden_stops_at_the_last_layer_asked_for(model: Any) -> None:
 def test_the_last_hidden_layer_feeds_the_head(tied_or_not: Any) -> None:
     model = tied_or_not.build().eval().requires_grad_(False)
     ids, depth = tokens(), model.config.depth
+    assert (model.head is None) == model.config.tied
     matrix = model.embedding.weight if model.config.tied else model.head.weight
     expected = F.linear(model.norm(model.hidden(ids, [depth])[depth]), matrix)
     torch.testing.assert_close(model(ids), expected, rtol=1e-5, atol=1e-6)
@@ -247,3 +254,20 @@ def test_rejects_a_token_more_than_the_cache_has_room_for(model: Any) -> None:
 def test_rejects_a_layer_that_is_not_there(model: Any, layer: int) -> None:
     with pytest.raises(ValueError, match=rf"layer {layer} is not in 0\.\.3"):
         model.hidden(tokens(), [0, layer])
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, size) for name in COUNTED for size in COUNTED[name]]
+)
+def test_rejects_a_size_below_1(name: str, size: str) -> None:
+    sizes: dict[str, Any] = {size: 0}
+    with pytest.raises(ValueError, match=f"{size} 0 must be at least 1"):
+        replace(SMALL[name], **sizes)
+
+
+def test_rejects_patches_where_ids_are_read(model: Any) -> None:
+    patches = torch.zeros(2, CONTEXT, 12)
+    with pytest.raises(ValueError, match="the model reads ids, not patches; build it with patch_"):
+        model(tokens(), patches=patches)
+    with pytest.raises(ValueError, match="the model reads ids, not patches; build it with patch_"):
+        model.hidden(tokens(), [1], patches)

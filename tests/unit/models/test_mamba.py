@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -65,12 +64,3 @@ def test_the_past_reaches_further_than_the_convolution() -> None:
     other = ids.clone()
     other[0, 0] = (ids[0, 0] + 1) % 37
     assert (model(ids) - model(other))[0, -1].abs().max() > 0
-
-
-@pytest.mark.parametrize(
-    "name", ["vocab_size", "width", "depth", "context", "state_size", "expand", "kernel"]
-)
-def test_rejects_a_size_below_1(name: str) -> None:
-    sizes: dict[str, Any] = {name: 0}
-    with pytest.raises(ValueError, match=f"{name} 0 must be at least 1"):
-        replace(SMALL, **sizes)

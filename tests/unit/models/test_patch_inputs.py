@@ -140,10 +140,8 @@ def test_the_recipes_have_the_parameters_of_large_but_for_both_ends(
     assert built == model_cost(config).parameters == parameters
 
 
-def test_refuses_patches_it_does_not_read_and_ids_alone() -> None:
+def test_refuses_ids_alone() -> None:
     ids = torch.zeros(1, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match="the model reads ids, not patches; build it with patch_"):
-        IDS.build()(ids, patches=torch.zeros(1, 4, 12))
     with pytest.raises(ValueError, match="the model reads patches of 12 values; give them with"):
         TO_TOKENS.build()(ids)
     with pytest.raises(ValueError, match="the model reads patches of 12 values; give them with"):

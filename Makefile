@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 DEMO ?=
+TESTS ?= not slow and not gpu and not faults
 
 .PHONY: demo test check format bench faults clean
 
@@ -13,7 +14,7 @@ demo: $(VENV)/.core
 	$(BIN)/toto demo --out $(OUT) $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=loadfile
+	$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=loadfile -m "$(TESTS)"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

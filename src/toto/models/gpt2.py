@@ -100,21 +100,24 @@ def sine_table(
 
 
 class Attention(nn.Module):
-    """Causal self-attention; it knows of positions only what the stream holds."""
+    """Self-attention, causal unless `set_direction` changes `attend`.
+
+    It knows of positions only what the stream holds.
+    """
 
     def __init__(self, config: Gpt2Config, layer: int) -> None:
         super().__init__()
-        self.heads, self.layer = config.heads, layer
+        self.heads, self.layer, self.attend = config.heads, layer, causal_attention
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
     def forward(
         self, x_BLD: Float[Tensor, "B L D"], cache: KVCache | None
     ) -> Float[Tensor, "B L D"]:
-        """Mix each position with itself and those before it."""
+        """Mix each position with those that it may look at."""
         qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
         q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
-        y_BNLK = causal_attention(q, k, v_BNLK, cache, self.layer)
+        y_BNLK = self.attend(q, k, v_BNLK, cache, self.layer)
         return self.out(y_BNLK.transpose(1, 2).flatten(-2))
 
 

@@ -102,11 +102,11 @@ class LlamaConfig:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Self-attention with rotary positions, causal unless `set_direction` changes `attend`."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
-        self.heads, self.layer = config.heads, layer
+        self.heads, self.layer, self.attend = config.heads, layer, causal_attention
         self.scale = config.mup.attention_scale(config.width, config.heads)
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
@@ -118,11 +118,11 @@ class Attention(nn.Module):
         sin_LK: Float[Tensor, "L K"],
         cache: KVCache | None,
     ) -> Float[Tensor, "B L D"]:
-        """Mix each position with itself and those before it."""
+        """Mix each position with those that it may look at."""
         qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
         q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
         q_BNLK, k_BNLK = rotate(q, cos_LK, sin_LK), rotate(k, cos_LK, sin_LK)
-        y_BNLK = causal_attention(q_BNLK, k_BNLK, v_BNLK, cache, self.layer, scale=self.scale)
+        y_BNLK = self.attend(q_BNLK, k_BNLK, v_BNLK, cache, self.layer, scale=self.scale)
         return self.out(y_BNLK.transpose(1, 2).flatten(-2))
 
 

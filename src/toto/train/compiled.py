@@ -1,11 +1,10 @@
-"""Whether a training step is compiled, and how: block by block, and the loss.
+"""Whether a training step is compiled, and how: block by block, the loss, attention on some CPUs.
 
 One block is compiled and serves all of them, so that a deeper model takes no longer to compile.
 """
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from toto.models import Decoder
+from toto.models.cpu_attention import build, built_attention, can_build, compiler
 from toto.models.cross_entropy import score_slopes
 
 WORTH_FLOPS = {"cpu": 1e14, "cuda": 1e18}
@@ -76,7 +76,13 @@ def compile_decoder(model: Decoder) -> None:
     outside of what is compiled. Parameters keep their names. Passes without gradients, validation
     and generation among them, take the plain lines, since every new shape would compile anew.
     """
+    built = not torch.cuda.is_available() and can_build()
+    if built:
+        build()
     for block in model.blocks:
+        attention: Any = getattr(block, "attention", None)
+        if built and attention is not None:
+            attention.attend = built_attention
         block.forward = _in_training(block.forward)
     model.cross_entropy.score_slopes = _in_training(score_slopes, always=True)
 
@@ -98,6 +104,5 @@ def _missing_compiler(place: torch.device) -> str | None:
             return "triton"
         names = [os.environ.get("CC", ""), "gcc", "clang", "cc"]
         return None if any(map(shutil.which, names)) else "C compiler (gcc)"
-    default = "clang++" if sys.platform == "darwin" else "g++"
-    name = os.environ.get("CXX", default)
+    name = compiler()
     return None if shutil.which(name) else f"C++ compiler ({name})"

@@ -77,6 +77,11 @@ class Export:
                 f"{self.run_folder} is not a pre-training run; give the --out of `toto pretrain`"
             )
         described = folder.result("model")
+        if described.get("inside"):
+            raise ValueError(
+                f"{self.run_folder} is a fine-tuning, whose heads transformers has no place for; "
+                "export the pre-training run"
+            )
         model = decoder_config(described["model"])
         folded = any(part.scale != 1.0 for part in parts(model))
         config, grid = from_dict(LayoutConfig, described["layout"]), tuple(described["grid"])

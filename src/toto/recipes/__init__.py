@@ -14,6 +14,8 @@ from toto.recipes.ablations import (
 )
 from toto.recipes.data import ingest
 from toto.recipes.demo import demo, demo_ingest, demo_probe
+from toto.recipes.finetune import kinetics, mae_base, paper_probes
+from toto.recipes.finetune import tiny as tiny_finetune
 from toto.recipes.pretrain import base, frames_32, large, one_b, tiny, tiny_gpt2, tiny_mamba
 from toto.recipes.pretrain import demo as demo_pretrain
 from toto.recipes.scaling import a1, a2, a3, a4, a5, a6
@@ -50,6 +52,12 @@ TOKENIZER: dict[str, Callable[[], Any]] = {
     "shipped": shipped,
     "demo": demo_tokenizer,
 }
+FINETUNE: dict[str, Callable[[], Any]] = {
+    "mae-base": mae_base,
+    "paper-probes": paper_probes,
+    "kinetics": kinetics,
+    "tiny": tiny_finetune,
+}
 DEMO: dict[str, Callable[[], Any]] = {"demo": demo}
 
-__all__ = ["DEMO", "INGEST", "PRETRAIN", "TOKENIZER", "demo_probe"]
+__all__ = ["DEMO", "FINETUNE", "INGEST", "PRETRAIN", "TOKENIZER", "demo_probe"]

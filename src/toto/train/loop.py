@@ -4,7 +4,7 @@ Pre-training, the tokenizer and the probes all run through these lines; they dif
 and batches. The caller logs, saves, evaluates and stops between two steps, in ordinary statements.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,6 +46,7 @@ def train_steps(
     steps: range,
     accumulate: int = 1,
     clip_norm: float = 1.0,
+    clipped: Sequence[nn.Module] | None = None,
     accept: Callable[[int, Tensor, Tensor], bool] | None = None,
 ) -> Iterator[Step]:
     """Take the steps one by one, handing each to the caller.
@@ -59,6 +60,8 @@ def train_steps(
         steps: numbers of the steps to take; starts above 0 when a run is resumed.
         accumulate: batches averaged into one step, so that memory does not set the batch size.
         clip_norm: the gradient is scaled down to this norm when it is longer.
+        clipped: parts that share no parameter and make up the model, each of whose gradients is
+            scaled by its own norm. If left out, the model is one part.
         accept: whether to take a step, asked with its number (counted from 1), its loss and the
             gradient's norm before anything is changed. Where it says no, weights and moments stay
             as they are. If left out, all steps are taken.
@@ -79,11 +82,15 @@ def train_steps(
                 part.backward()
             parts.append(part.detach())
         loss = torch.stack(parts).sum()
-        norm = whole(
-            nn.utils.clip_grad_norm_(
-                model.parameters(), clip_norm, error_if_nonfinite=accept is None
+        norms = [
+            whole(
+                nn.utils.clip_grad_norm_(
+                    part.parameters(), clip_norm, error_if_nonfinite=accept is None
+                )
             )
-        )
+            for part in clipped or [model]
+        ]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         taken = accept is None or accept(number + 1, loss, norm)
         if taken:
             optimizer.step()

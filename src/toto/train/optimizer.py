@@ -1,5 +1,6 @@
 """AdamW as the paper sets it, with the parts it leaves open named."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,11 +20,17 @@ class AdamWConfig:
     """On matrices only; norm gains, biases and embeddings are not decayed, nor what a module names
     in `undecayed`. Not in the paper: 0.1 is LLaMA's."""
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
+    def build(
+        self, model: nn.Module, *, lr_scales: Mapping[str, float] | None = None
+    ) -> torch.optim.AdamW:
         """Make the optimiser of a model; the loop sets the learning rate at every step.
 
         Where muP is used, its parameters are in as many groups as it has rules, each with its
         `lr_scale` (`toto.models.mup`).
+
+        Args:
+            model: whose parameters it changes.
+            lr_scales: what else multiplies each parameter's learning rate, by its name.
         """
         undecayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         undecayed |= {
@@ -32,9 +39,11 @@ class AdamWConfig:
         rules = _width_scales(model)
         groups: dict[tuple[bool, Scales], list[nn.Parameter]] = {(True, Scales()): []}
         groups[False, Scales()] = []
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             matrix = parameter.ndim >= 2 and id(parameter) not in undecayed
             rule = replace(rules.get(id(parameter), Scales()), init_std=1.0)
+            if lr_scales is not None:
+                rule = replace(rule, lr=rule.lr * lr_scales[name])
             groups.setdefault((matrix, rule), []).append(parameter)
         settings = [
             {

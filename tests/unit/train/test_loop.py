@@ -155,3 +155,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, clip_norm: fl
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     for index, state in optimizer.state_dict()["state"].items():
         assert all(torch.equal(moments[index][name], value) for name, value in state.items())
+
+
+def test_parts_are_clipped_by_their_own_norms() -> None:
+    model = torch.nn.ModuleList([torch.nn.Linear(1, 1, bias=False) for _ in range(2)])
+    before = [part.weight.item() for part in model]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def objective(parts: torch.nn.Module, slopes: torch.Tensor) -> torch.Tensor:
+        return sum(part.weight.sum() * slope for part, slope in zip(parts, slopes, strict=True))
+
+    batches = iter([torch.tensor([3.0, 4.0])])
+    steps = train_steps(
+        model, objective, batches, optimizer, lambda _: 1.0, steps=range(1), clipped=list(model)
+    )
+    (step,) = steps
+    # Each is cut to 1; together they would have been cut to 0.6 and 0.8.
+    assert [was - part.weight.item() for was, part in zip(before, model, strict=True)] == (
+        pytest.approx([1.0, 1.0], rel=1e-5)
+    )
+    assert step.grad_norm.item() == pytest.approx(5.0)

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.side_by_side import line, ratio
-from toto.probe.propagate import PROTOCOLS, propagate
+from toto.probe.propagate import propagate
+from toto.probe.protocols import PROTOCOLS
 
 ROWS, COLUMNS, WIDTH = 60, 107, 768
 
 
 def dense(features: torch.Tensor, first_mask: torch.Tensor) -> torch.Tensor:
     """The last frame by the whole matrix, as DINO's script computes it, under `dino-480`."""
-    config = PROTOCOLS["dino-480"]
+    config = PROTOCOLS["dino-480"].propagation
     normal = F.normalize(features, dim=-1)
     target, context = normal[-1].flatten(0, 1), normal[:-1].flatten(0, 2)
     affinity = (context @ target.T / config.temperature).exp().unflatten(0, (len(features) - 1, -1))
@@ -34,7 +35,7 @@ def run() -> Iterator[str]:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, ROWS, COLUMNS, WIDTH, generator=generator)
     mask = F.one_hot(torch.randint(2, (ROWS, COLUMNS), generator=generator), 2).float()
-    config = PROTOCOLS["dino-480"]
+    config = PROTOCOLS["dino-480"].propagation
     agree = (
         (
             propagate(features, mask, config)[-1].flatten(0, 1).argmax(-1)

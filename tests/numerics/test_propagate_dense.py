@@ -5,57 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_dense import dense
 
-from toto.probe.propagate import PROTOCOLS, Propagation, propagate
+from toto.probe.propagate import propagate
+from toto.probe.protocols import PROTOCOLS
 
 FRAMES, ROWS, COLUMNS, WIDTH, OBJECTS = 5, 14, 26, 24, 3
-
-
-def dense(
-    features: np.ndarray, first_mask: np.ndarray, config: Propagation
-) -> tuple[np.ndarray, float]:
-    """Every cell against every cell of every context frame; what may not be seen weighs nothing.
-
-    Returns:
-        The labels, and the least distance in cosine between a cell's last kept and first left out.
-    """
-    frames, rows, columns, width = features.shape
-    cells = features.reshape(frames, rows * columns, width).astype(np.float64)
-    cells = cells / np.sqrt((cells**2).sum(axis=-1, keepdims=True))
-    y, x = np.divmod(np.arange(rows * columns), columns)
-    dy, dx = y[:, None] - y, x[:, None] - x
-    if config.radius_shape == "disk":
-        near = np.sqrt(dy**2 + dx**2) < config.radius
-    else:
-        near = np.maximum(abs(dy), abs(dx)) <= config.radius
-    labels = [first_mask.reshape(rows * columns, -1).astype(np.float64)]
-    gap = np.inf
-    for frame in range(1, frames):
-        sources, seen = [], []
-        if config.first_frame_always:
-            sources.append(0)
-            seen.append(near if config.radius_applies_to_first else np.ones_like(near))
-        for back in range(1, config.context_frames + 1):
-            source = frame - back
-            if source < 0 or (source == 0 and config.first_frame_always):
-                if not config.repeat_first:
-                    continue
-                source = 0
-            sources.append(source)
-            seen.append(near)
-        cosine = np.concatenate([cells[frame] @ cells[s].T for s in sources], axis=1)
-        visible = np.concatenate(seen, axis=1)
-        weight = np.exp(cosine / config.temperature) * visible
-        values = np.concatenate([labels[s] for s in sources])
-        kept = np.argsort(-weight, axis=1)[:, : config.topk]
-        last = np.take_along_axis(cosine, kept, axis=1).min(axis=1, keepdims=True)
-        # copies of one frame tie exactly, and it does not matter which of them is kept
-        lower = np.where(visible & (cosine < last - 1e-12), cosine, -np.inf)
-        gap = min(gap, (last[:, 0] - lower.max(axis=1)).min())
-        weight = np.take_along_axis(weight, kept, axis=1)
-        weight /= weight.sum(axis=1, keepdims=True)
-        labels.append((weight[..., None] * values[kept]).sum(axis=1))
-    return np.stack(labels).reshape(frames, rows, columns, -1), gap
 
 
 def example(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,11 +23,17 @@ def example(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 CONFIGS = {
-    **PROTOCOLS,
-    "dino, free first": replace(PROTOCOLS["dino-480"], radius=4, radius_applies_to_first=False),
-    "dino, no first": replace(PROTOCOLS["dino-480"], context_frames=2, first_frame_always=False),
-    "disk, short": replace(PROTOCOLS["videowalk-2020"], context_frames=2, radius=3),
-    "more kept than seen": replace(PROTOCOLS["demo"], context_frames=1, radius=1, topk=500),
+    **{name: protocol.propagation for name, protocol in PROTOCOLS.items()},
+    "dino, free first": replace(
+        PROTOCOLS["dino-480"].propagation, radius=4, radius_applies_to_first=False
+    ),
+    "dino, no first": replace(
+        PROTOCOLS["dino-480"].propagation, context_frames=2, first_frame_always=False
+    ),
+    "disk, short": replace(PROTOCOLS["videowalk-2020"].propagation, context_frames=2, radius=3),
+    "more kept than seen": replace(
+        PROTOCOLS["demo"].propagation, context_frames=1, radius=1, topk=500
+    ),
 }
 
 

@@ -12,7 +12,8 @@ from toto.config import to_dict
 from toto.jobs.progress import bar
 from toto.metrics.segmentation import score_sequence
 from toto.probe.backbone import Backbone, open_backbone
-from toto.probe.propagate import PROTOCOLS, Propagation
+from toto.probe.propagate import Propagation
+from toto.probe.protocols import PROTOCOLS
 from toto.runtime.devices import device
 from toto.runtime.folder import RunFolder
 from toto.tasks.tracking import MaskedClip, Tracking, copy_first_mask, overlay, track_clip
@@ -58,7 +59,7 @@ class Track:
         with RunFolder.create(out, self, tensorboard=False) as folder:
             if folder.has_result("track"):
                 return folder.result("track")
-            protocol = PROTOCOLS[self.protocol]
+            protocol = PROTOCOLS[self.protocol].propagation
             backbone = open_backbone(self.run_folder)
             backbone.model.to(device())
             collection = Collection(self.data)

@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 from scipy.ndimage import distance_transform_edt
 
+VOID = 255
+"""The id of pixels that DAVIS leaves unannotated; in masks of 2016 it is the one object's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SequenceScore:
@@ -19,18 +22,63 @@ class SequenceScore:
 
     Attributes:
         objects: the id of each object, in the order of the scores.
-        j: region similarity of each object, mean over the scored frames, in [0, 1].
-        f: boundary accuracy of each object, mean over the scored frames, in [0, 1].
+        j_of_frames: region similarity of each object in each scored frame, in [0, 1].
+        f_of_frames: boundary accuracy of each object in each scored frame, in [0, 1].
     """
 
     objects: tuple[int, ...]
-    j: Float64[np.ndarray, " J"]
-    f: Float64[np.ndarray, " J"]
+    j_of_frames: Float64[np.ndarray, "J T"]
+    f_of_frames: Float64[np.ndarray, "J T"]
+
+    @property
+    def j(self) -> Float64[np.ndarray, " J"]:
+        """Region similarity of each object, mean over the scored frames."""
+        return self.j_of_frames.mean(axis=1)
+
+    @property
+    def f(self) -> Float64[np.ndarray, " J"]:
+        """Boundary accuracy of each object, mean over the scored frames."""
+        return self.f_of_frames.mean(axis=1)
 
     @property
     def j_and_f(self) -> Float64[np.ndarray, " J"]:
         """The mean of J and F of each object, in [0, 1]."""
         return (self.j + self.f) / 2
+
+
+def recall(of_frames: Float64[np.ndarray, "J T"]) -> Float64[np.ndarray, " J"]:
+    """Share of the frames in which an object scores more than one half.
+
+    Source:
+        davisvideochallenge/davis2017-evaluation, `davis2017/utils.py`.
+    """
+    return (of_frames > 0.5).mean(axis=1)
+
+
+def decay(of_frames: Float64[np.ndarray, "J T"]) -> Float64[np.ndarray, " J"]:
+    """How much an object's score falls from the first quarter of the frames to the last.
+
+    Neighbouring quarters share a frame. The official code keeps frame numbers in a byte, which
+    overflows from 257 scored frames on; no DAVIS sequence is as long, and here they count on.
+
+    Source:
+        davisvideochallenge/davis2017-evaluation, `davis2017/utils.py`.
+    """
+    # Halves round up, but for what the multiplication rounded down.
+    edges = np.round(np.linspace(1, of_frames.shape[1], 5) + 1e-10).astype(int) - 1
+    first, last = of_frames[:, : edges[1] + 1], of_frames[:, edges[3] : edges[4] + 1]
+    return first.mean(axis=1) - last.mean(axis=1)
+
+
+def objects_of(first_mask: UInt8[np.ndarray, "H W"]) -> tuple[int, ...]:
+    """The ids that DAVIS scores: 1 to the highest of the first frame, void left out.
+
+    An id below the highest counts even if the first frame lacks it; one that enters later does not.
+
+    Source:
+        davisvideochallenge/davis2017-evaluation, `davis2017/davis.py`.
+    """
+    return tuple(range(1, int(np.where(first_mask == VOID, 0, first_mask).max()) + 1))
 
 
 def region_similarity(
@@ -108,7 +156,8 @@ def score_sequence(
     """Score every object of one sequence.
 
     The first frame is given and the last left out, as DAVIS does. An annotated id that is not
-    among `objects` (255 for void, or one that enters later) counts as background.
+    among `objects` (255 for void, or one that enters later) counts as background. Neither end is
+    looked at, so that what was predicted there costs nothing.
 
     Args:
         predicted: an object's id at each pixel, 0 for background.
@@ -125,15 +174,15 @@ def score_sequence(
         raise ValueError(f"{len(truth)} frames leave none to score: the first and last are not")
     if len(objects) == 0:
         raise ValueError("no objects to score")
-    strange = np.setdiff1d(predicted, [0, *objects])
+    inner = slice(1, -1)
+    strange = np.setdiff1d(predicted[inner], [0, *objects])
     if len(strange):
         raise ValueError(f"predicted id {strange[0]} is not among the objects {tuple(objects)}")
-    inner = slice(1, -1)
     pairs = [(predicted[inner] == one, truth[inner] == one) for one in objects]
     return SequenceScore(
         objects=tuple(objects),
-        j=np.array([region_similarity(p, t).mean() for p, t in pairs]),
-        f=np.array([boundary_accuracy(p, t, tolerance).mean() for p, t in pairs]),
+        j_of_frames=np.array([region_similarity(p, t) for p, t in pairs]),
+        f_of_frames=np.array([boundary_accuracy(p, t, tolerance) for p, t in pairs]),
     )
 
 

@@ -5,9 +5,10 @@ affinities of whole frames would fill gigabytes at 480p, so the cells are asked 
 each against the window it can reach: same labels, a few megabytes.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 class Propagation:
     """What a cell may look at, how it weighs what it sees, and how masks become cells and back.
 
-    Features are always compared by cosine. Published settings are in `PROTOCOLS`.
+    Features are always compared by cosine. Published settings are in `toto.probe.protocols`.
     """
 
     context_frames: int
@@ -31,8 +32,9 @@ class Propagation:
     """Whether copies of the first frame stand for the past that a clip's start lacks."""
     radius: int
     """How far a cell may look, in feature cells."""
-    radius_shape: Literal["square", "disk"] = "square"
-    """`square`: rows and columns at most `radius` apart; `disk`: distance below `radius`."""
+    radius_shape: Literal["square", "disk", "disk with rim"] = "square"
+    """`square`: rows and columns at most `radius` apart; `disk`: distance below `radius`;
+    `disk with rim`: distance at most `radius`."""
     radius_applies_to_first: bool = True
     """Whether the radius binds in the frame that `first_frame_always` adds."""
     topk: int
@@ -41,6 +43,8 @@ class Propagation:
     """The kept cells' weights are the softmax of cosine / temperature."""
     mask_resize: Literal["nearest", "bilinear", "area"] = "bilinear"
     """How the first mask becomes a grid of cells; `area` is the share of the cell covered."""
+    mask_enlarge: Literal["bilinear", "nearest"] = "bilinear"
+    """How a grid of cells becomes a map of pixels."""
     normalise_masks: bool = False
     """Whether each object's map is stretched to [0, 1] before the largest wins a pixel."""
 
@@ -60,43 +64,13 @@ class Propagation:
         return first + [index for index in recent if index >= len(first)]
 
 
-_VIDEOWALK = Propagation(
-    context_frames=20,
-    repeat_first=True,
-    radius=12,
-    radius_shape="disk",
-    radius_applies_to_first=False,
-    topk=10,
-    temperature=0.05,
-)
+class _Seen(NamedTuple):
+    """A frame that others look at."""
 
-PROTOCOLS: dict[str, Propagation] = {
-    "videowalk-2020": _VIDEOWALK,
-    "dino-480": Propagation(
-        context_frames=7,
-        radius=12,
-        topk=5,
-        temperature=0.1,
-        mask_resize="nearest",
-        normalise_masks=True,
-    ),
-    "toto-256": _VIDEOWALK,
-    "demo": Propagation(context_frames=7, radius=2, topk=5, temperature=0.1, mask_resize="area"),
-}
-"""Named settings. The size of the frames is the caller's part of a protocol:
-
-- `videowalk-2020`: ajabri/videowalk (`code/test.py`, its README's flags), frames at native 480p,
-  stride 8. Jabri et al., "Space-time correspondence as a contrastive random walk".
-- `dino-480`: facebookresearch/dino (`eval_video_segmentation.py`), short side 480, long side
-  floored to a multiple of 64. One difference: there, ids are taken at the network's input size
-  and brought to the video's by nearest neighbour; here the soft map goes to that size at once.
-- `toto-256`: 256 x 256 px, stride 8. The paper names the first protocol but gives no number of
-  frames, top-k or temperature, so these are videowalk's: a choice, not the paper's word.
-- `demo`: ours, for 64 px frames with 8 x 8 cells; no published number belongs to it.
-"""
+    unit: Tensor
+    labels: Tensor
 
 
-@torch.no_grad()
 def propagate(
     features: Float32[Tensor, "T Y X D"],
     first_mask: Float32[Tensor, "Y X J"],
@@ -120,25 +94,43 @@ def propagate(
         ValueError: if the grids differ or a feature is not finite.
 
     Source:
-        The two recipes named in `PROTOCOLS`; docs/paper.md.
+        The recipes named in `toto.probe.protocols`; docs/paper.md.
     """
-    if features.ndim != 4 or first_mask.ndim != 3 or features.shape[1:3] != first_mask.shape[:2]:
-        raise ValueError(
-            f"a mask {tuple(first_mask.shape)} does not lie on features {tuple(features.shape)}"
-        )
-    if not bool(features.isfinite().all()):
-        raise ValueError("a feature is not finite; look at the layer they come from")
-    _, rows, columns, _ = features.shape
-    unit = F.normalize(features, dim=-1)
-    labels = [first_mask]
-    for frame in range(1, len(features)):
-        found = torch.empty_like(first_mask)
-        for top in range(0, rows, tile):
-            for left in range(0, columns, tile):
-                area = (slice(top, min(top + tile, rows)), slice(left, min(left + tile, columns)))
-                found[area] = _label_tile(unit, labels, frame, area, config)
-        labels.append(found)
-    return torch.stack(labels)
+    return torch.stack([*follow(features, first_mask, config, tile=tile)])
+
+
+def follow(
+    features: Iterable[Float32[Tensor, "Y X D"]],
+    first_mask: Float32[Tensor, "Y X J"],
+    config: Propagation,
+    *,
+    tile: int = 12,
+) -> Iterator[Float32[Tensor, "Y X J"]]:
+    """Do as `propagate`, but take and give frames one by one.
+
+    Only the frames that may still be looked at are in memory: at 480p and 8 px a cell, those of a
+    whole sequence would be gigabytes.
+    """
+    # What lies further back than any later frame looks drops out at the left.
+    recent: deque[_Seen] = deque(maxlen=config.context_frames)
+    first: _Seen | None = None
+    for frame, features_YXD in enumerate(features):
+        if features_YXD.ndim != 3 or features_YXD.shape[:2] != first_mask.shape[:2]:
+            raise ValueError(
+                f"a mask {tuple(first_mask.shape)} does not lie on features "
+                f"{tuple(features_YXD.shape)} of frame {frame}"
+            )
+        if not bool(features_YXD.isfinite().all()):
+            raise ValueError("a feature is not finite; look at the layer they come from")
+        unit_YXD = F.normalize(features_YXD, dim=-1)
+        if first is None:
+            first = _Seen(unit_YXD, first_mask)
+            recent.append(first)
+        else:
+            oldest = frame - len(recent)
+            seen = [recent[i - oldest] if i else first for i in config.context(frame)]
+            recent.append(_Seen(unit_YXD, _labelled(unit_YXD, seen, config, tile)))
+        yield recent[-1].labels
 
 
 def mask_to_grid(
@@ -177,14 +169,16 @@ def grid_to_mask(
     objects: Sequence[int],
     size: tuple[int, int],
     *,
+    enlarge: Literal["bilinear", "nearest"] = "bilinear",
     normalise: bool = False,
 ) -> UInt8[np.ndarray, "T H W"]:
-    """Turn soft labels of cells into an id at each pixel: bilinear, then the largest wins.
+    """Turn soft labels of cells into an id at each pixel: enlarged, the largest wins.
 
     Args:
         soft: background first, then the objects' labels.
         objects: the ids of the channels after the first.
         size: height and width of the masks in pixels, H and W.
+        enlarge: see `Propagation.mask_enlarge`.
         normalise: see `Propagation.normalise_masks`.
 
     Raises:
@@ -200,9 +194,11 @@ def grid_to_mask(
     ids = np.array([0, *objects], np.uint8)
     masks = np.empty((len(soft), *size), np.uint8)
     for frame, soft_YXJ in enumerate(soft):
-        fine_JHW = F.interpolate(
-            soft_YXJ.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False
-        )[0]
+        soft_1JYX = soft_YXJ.permute(2, 0, 1)[None]
+        if enlarge == "nearest":
+            fine_JHW = F.interpolate(soft_1JYX, size=size, mode="nearest-exact")[0]
+        else:
+            fine_JHW = F.interpolate(soft_1JYX, size=size, mode="bilinear", align_corners=False)[0]
         if normalise:
             low, high = fine_JHW.amin((1, 2), keepdim=True), fine_JHW.amax((1, 2), keepdim=True)
             fine_JHW = (fine_JHW - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
@@ -210,23 +206,39 @@ def grid_to_mask(
     return masks
 
 
+@torch.no_grad()
+def _labelled(unit_YXD: Tensor, seen: list[_Seen], config: Propagation, tile: int) -> Tensor:
+    """Give the cells of a frame their labels: [Y X J]."""
+    rows, columns, _ = unit_YXD.shape
+    found = torch.empty_like(seen[0].labels)
+    for top in range(0, rows, tile):
+        for left in range(0, columns, tile):
+            area = (slice(top, min(top + tile, rows)), slice(left, min(left + tile, columns)))
+            found[area] = _label_tile(unit_YXD, seen, area, config)
+    return found
+
+
 def _label_tile(
-    unit: Tensor, labels: list[Tensor], frame: int, area: tuple[slice, slice], config: Propagation
+    unit_YXD: Tensor, seen: list[_Seen], area: tuple[slice, slice], config: Propagation
 ) -> Tensor:
     """Give the cells of one tile their labels: [y x J]."""
-    _, rows, columns, width = unit.shape
+    rows, columns, width = unit_YXD.shape
     window = (_widened(area[0], config.radius, rows), _widened(area[1], config.radius, columns))
-    query_PD = unit[frame][area].reshape(-1, width)
-    bias_PK = _window_bias(area, window, config, unit.device)
-    affinity, seen = [], []
-    for place, source in enumerate(config.context(frame)):
-        if place == 0 and config.first_frame_always and not config.radius_applies_to_first:
-            affinity.append(_cosine(query_PD, unit[source].reshape(-1, width)))
-            seen.append(labels[source].flatten(0, 1))
-        else:
-            affinity.append(_cosine(query_PD, unit[source][window].reshape(-1, width)) + bias_PK)
-            seen.append(labels[source][window].flatten(0, 1))
-    affinity_PK, label_KJ = torch.cat(affinity, dim=1), torch.cat(seen)
+    query_PD = unit_YXD[area].reshape(-1, width)
+    bias_PK = _window_bias(area, window, config, unit_YXD.device)
+    keys, biases, labels = [], [], []
+    for place, source in enumerate(seen):
+        free = place == 0 and config.first_frame_always and not config.radius_applies_to_first
+        where = (slice(None), slice(None)) if free else window
+        keys.append(source.unit[where].reshape(-1, width))
+        biases.append(0 if free else bias_PK)
+        labels.append(source.labels[where].flatten(0, 1))
+    label_KJ = torch.cat(labels)
+    affinity_PK = query_PD.new_empty(len(query_PD), len(label_KJ))
+    parts = affinity_PK.split([len(key_KD) for key_KD in keys], dim=1)
+    for part_PK, key_KD, bias in zip(parts, keys, biases, strict=True):
+        # Right into its place: gathering the parts afterwards took an eighth of the time.
+        torch.add(_cosine(query_PD, key_KD), bias, out=part_PK)
     best_Pk, index_Pk = affinity_PK.topk(min(config.topk, len(label_KJ)), dim=1)
     weight_Pk = (best_Pk / config.temperature).softmax(dim=1)
     label_PJ = torch.einsum("pk,pkj->pj", weight_Pk, label_KJ[index_Pk])
@@ -259,6 +271,8 @@ def _window_bias(
     down, right = down[:, None, :, None], right[None, :, None, :]
     if config.radius_shape == "disk":
         reached = down**2 + right**2 < config.radius**2
+    elif config.radius_shape == "disk with rim":
+        reached = down**2 + right**2 <= config.radius**2
     else:
         reached = (down <= config.radius) & (right <= config.radius)
     bias = torch.zeros(reached.shape, device=device).masked_fill_(~reached, -torch.inf)

@@ -5,19 +5,17 @@ the score says what the features know about correspondence.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from toto.metrics.segmentation import score_sequence
-from toto.probe.propagate import Propagation, grid_to_mask, mask_to_grid, propagate
+from toto.metrics.segmentation import VOID, score_sequence
+from toto.probe.propagate import Propagation, follow, grid_to_mask, mask_to_grid, propagate
+from toto.probe.protocols import Protocol
 from toto.types import Clip
-
-VOID = 255
-"""The id of pixels that DAVIS leaves unannotated; never an object."""
 
 COLOURS = np.array(
     [
@@ -70,7 +68,7 @@ class Tracking:
 
     clips: Sequence[MaskedClip]
     propagation: Propagation
-    """One of `toto.probe.propagate.PROTOCOLS`, or a variant."""
+    """That of one of `toto.probe.protocols.PROTOCOLS`, or a variant."""
 
     def __post_init__(self) -> None:
         if len(self.clips) == 0:
@@ -120,7 +118,49 @@ def track_clip(
     grid = features.shape[1], features.shape[2]
     first = mask_to_grid(first_mask_ids, objects, grid, config.mask_resize)
     soft = propagate(features, first.to(features.device), config)
-    return grid_to_mask(soft, objects, size, normalise=config.normalise_masks)
+    return grid_to_mask(
+        soft, objects, size, enlarge=config.mask_enlarge, normalise=config.normalise_masks
+    )
+
+
+def track_frames(
+    features: Iterable[Float32[Tensor, "Y X D"]],
+    first_mask_ids: UInt8[np.ndarray, "H W"],
+    objects: Sequence[int],
+    protocol: Protocol,
+) -> Iterator[UInt8[np.ndarray, "H W"]]:
+    """Follow objects frame by frame; a video of any length takes the memory of a few frames.
+
+    Args:
+        features: one layer's features of each frame, over the protocol's grid.
+        first_mask_ids: an id at each pixel of the first frame, at the video's size.
+        objects: the ids to follow; every other id is background.
+        protocol: the whole of it.
+
+    Yields:
+        An id at each pixel. The first frame's are those given, as in the official layout.
+    """
+    config, size = protocol.propagation, first_mask_ids.shape
+    grid = protocol.grid(*size)
+    first = mask_to_grid(first_mask_ids, objects, grid, config.mask_resize)
+    fine = size if protocol.ids_at == "video" else protocol.frame_px(*size)
+    # PIL's nearest neighbour: the cell in which a pixel's middle lies.
+    rows, columns = (
+        ((np.arange(there) + 0.5) * here / there).astype(int)
+        for here, there in zip(fine, size, strict=True)
+    )
+    for frame, soft_YXJ in enumerate(follow(features, first, config)):
+        if frame == 0:
+            yield np.where(np.isin(first_mask_ids, objects), first_mask_ids, 0).astype(np.uint8)
+            continue
+        ids = grid_to_mask(
+            soft_YXJ[None],
+            objects,
+            fine,
+            enlarge=config.mask_enlarge,
+            normalise=config.normalise_masks,
+        )[0]
+        yield ids[rows[:, None], columns]
 
 
 def copy_first_mask(

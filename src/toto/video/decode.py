@@ -219,6 +219,7 @@ class Decoder:
         side_px: int | None = None,
         crop_x: float = 0.5,
         crop_y: float = 0.5,
+        as_stored: bool = False,
     ) -> UInt8[np.ndarray, "H W 3"]:
         """Decode a still image: JPEG, PNG, WebP or BMP, told by its first bytes.
 
@@ -230,6 +231,8 @@ class Decoder:
             side_px: square to resize and cut it to; None keeps the size.
             crop_x: see `toto.video.transforms.resize_crop`.
             crop_y: the same.
+            as_stored: whether to give each pixel's byte three times, an index of the palette or a
+                grey level, and not its colour; see `toto.video.masks`.
 
         Returns:
             sRGB bytes.
@@ -240,8 +243,8 @@ class Decoder:
         """
         if side_px is not None:
             check_crop(side_px, crop_x, crop_y)
-        request, span = {"still": True, "side_px": side_px}, Span(frames=1, crop=(crop_x, crop_y))
-        return self._keep(Path(path), request, span).frames[0]
+        request = {"still": True, "as_stored": as_stored, "side_px": side_px}
+        return self._keep(Path(path), request, Span(frames=1, crop=(crop_x, crop_y))).frames[0]
 
     def _pieces(
         self, path: Path, spans: list[Span], request: dict[str, Any], piece_frames: int
@@ -287,7 +290,7 @@ class Decoder:
         with regular_file(path, self.limits) as fd:
             for last_attempt in (False, True):
                 request = {
-                    **{"still": False, "side_px": None, "to_the_end": False},
+                    **{"still": False, "as_stored": False, "side_px": None, "to_the_end": False},
                     **{"intervals": [], "thumbnail_every_s": None, "numbered": False},
                     **changes,
                     # What a scan found may hold no more, and the child ends where it sees that.

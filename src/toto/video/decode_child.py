@@ -42,7 +42,7 @@ def answer_still(
     Raises:
         Refused: if the file is no image, is broken, or is larger than the limits.
     """
-    kind, picture = read_still(fd, limits)
+    kind, picture = read_still(fd, limits, as_stored=request["as_stored"])
     size = {"height": picture.shape[0], "width": picture.shape[1]}
     claims = {"frames_claimed": 1, "fps": None, "duration_s": None}
     if request["side_px"] is not None:

@@ -36,8 +36,15 @@ _UPRIGHT = {
 }
 
 
-def read_still(fd: int, limits: dict[str, Any]) -> tuple[str, NDArray[np.uint8]]:
+def read_still(
+    fd: int, limits: dict[str, Any], *, as_stored: bool = False
+) -> tuple[str, NDArray[np.uint8]]:
     """Decode the first picture of an image file.
+
+    Args:
+        fd: the file.
+        limits: what it may cost.
+        as_stored: whether pixels come as the bytes that a mask stores and not as colours.
 
     Returns:
         The format's name, and upright sRGB bytes [H W 3], see `Decoder.read_image`.
@@ -62,6 +69,8 @@ def read_still(fd: int, limits: dict[str, Any]) -> tuple[str, NDArray[np.uint8]]
                 reason = f"{image.width} x {image.height} pixels"
                 raise Refused("limits", f"{reason}, max_pixels is {limits['max_pixels']}")
             image.load()
+            if as_stored:
+                return kind, _stored(image)
             return kind, np.array(_rgb(_upright(image)))
     except (MemoryError, Refused):
         raise
@@ -72,6 +81,12 @@ def read_still(fd: int, limits: dict[str, Any]) -> tuple[str, NDArray[np.uint8]]
     except Exception as error:
         words = str(error) if isinstance(error, OSError) else repr(error)
         raise Refused("decode", f"the {kind} image cannot be read: {words}") from error
+
+
+def _stored(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode not in {"P", "L", "1"}:
+        raise Refused("decode", f"a mask has one byte a pixel, this image is {image.mode}")
+    return np.repeat(np.asarray(image).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -84,10 +84,33 @@ def resize_crop(
     Raises:
         ValueError: if the frame is not [H W 3] bytes, the side is below 1 or a crop outside [0, 1].
     """
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise ValueError(f"a frame is uint8 [H W 3], got {frame.dtype} {list(frame.shape)}")
+    _check_frame(frame)
     check_crop(side_px, crop_x, crop_y)
     return Squares().cut(VideoFrame.from_ndarray(frame), side_px, crop_x, crop_y)
+
+
+def resize_whole(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a whole frame, nothing cut off, by the same filter.
+
+    Args:
+        frame: sRGB bytes [H W 3].
+        size: rows and columns in the end, in pixels; another shape than the frame's squashes it.
+
+    Returns:
+        sRGB bytes of that size, contiguous; the frame itself if it has it.
+
+    Raises:
+        ValueError: if the frame is not [H W 3] bytes or a side is below 1.
+    """
+    _check_frame(frame)
+    if min(size) < 1:
+        raise ValueError(f"size {size} has a side below 1 pixel")
+    if frame.shape[:2] == size:
+        return frame
+    whole, (rows, columns) = VideoFrame.from_ndarray(frame), size
+    graph = _scaled(whole, (), columns, rows)
+    graph.vpush(whole)
+    return np.ascontiguousarray(graph.vpull().to_ndarray(), dtype=np.uint8)
 
 
 def check_crop(side_px: int, crop_x: float, crop_y: float) -> None:
@@ -106,14 +129,22 @@ def _filter(frame: VideoFrame, side_px: int, x: float, y: float) -> Graph:
     step_x, step_y = 64 // frame.format.chroma_width(64), 64 // frame.format.chroma_height(64)
     left = int(x * (frame.width - shortest)) // step_x * step_x
     top = int(y * (frame.height - shortest)) // step_y * step_y
+    square = ("crop", f"{shortest}:{shortest}:{left}:{top}:exact=1")
+    return _scaled(frame, (square,), side_px, side_px)
+
+
+def _scaled(
+    frame: VideoFrame, before: tuple[tuple[str, str], ...], width_px: int, height_px: int
+) -> Graph:
+    """Chain filters of FFmpeg, its scaler last, for frames that look like this one."""
     graph = Graph()
     graph.threads = 1  # starting others takes longer than the work
     graph.link_nodes(
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1)
         ),
-        graph.add("crop", f"{shortest}:{shortest}:{left}:{top}:exact=1"),
-        graph.add("scale", f"{side_px}:{side_px}:{_SCALE}"),
+        *[graph.add(name, options) for name, options in before],
+        graph.add("scale", f"{width_px}:{height_px}:{_SCALE}"),
         # By way of planes, which costs half of scaling into interleaved bytes.
         graph.add("format", "gbrp"),
         graph.add("scale", "flags=accurate_rnd+bitexact"),
@@ -121,3 +152,8 @@ def _filter(frame: VideoFrame, side_px: int, x: float, y: float) -> Graph:
         graph.add("buffersink"),
     ).configure()
     return graph
+
+
+def _check_frame(frame: NDArray[np.uint8]) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise ValueError(f"a frame is uint8 [H W 3], got {frame.dtype} {list(frame.shape)}")

@@ -7,6 +7,9 @@ from scipy.spatial.distance import cdist
 from toto.metrics.segmentation import (
     boundary,
     boundary_accuracy,
+    decay,
+    objects_of,
+    recall,
     region_similarity,
     score_sequence,
 )
@@ -151,3 +154,30 @@ def test_rejects_a_predicted_id_that_is_no_object() -> None:
     ids = np.ones((3, 4, 4), np.uint8)
     with pytest.raises(ValueError, match=r"predicted id 1 is not among the objects \(2,\)"):
         score_sequence(ids, ids, [2])
+
+
+def test_recall_counts_frames_above_one_half() -> None:
+    np.testing.assert_allclose(recall(np.array([[0.5, 0.6, 1.0, 0.0]])), [0.5])
+
+
+def test_decay_is_the_fall_from_the_first_quarter_to_the_last() -> None:
+    of_frames = np.array([[1.0, 0.8, 0.6, 0.4, 0.2], [0.5] * 5])
+    # five frames: parts of two that share one
+    np.testing.assert_allclose(decay(of_frames), [0.9 - 0.3, 0])
+    long = np.linspace(1, 0, 1001)[None]
+    np.testing.assert_allclose(decay(long), [0.75])
+
+
+def test_objects_are_one_to_the_highest_of_the_first_frame() -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[0, 0], mask[1, 1] = 3, 255
+    assert objects_of(mask) == (1, 2, 3)
+    assert objects_of(np.full((4, 4), 255, np.uint8)) == ()
+
+
+def test_what_is_predicted_in_the_end_frames_does_not_matter() -> None:
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[:, 2:5, 2:5] = 1
+    predicted = truth.copy()
+    predicted[0], predicted[-1] = 9, 255
+    assert score_sequence(predicted, truth, (1,)).j_and_f == 1

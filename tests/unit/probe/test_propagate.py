@@ -6,12 +6,12 @@ import torch
 
 from toto.config import from_dict, to_dict
 from toto.probe.propagate import (
-    PROTOCOLS,
     Propagation,
     grid_to_mask,
     mask_to_grid,
     propagate,
 )
+from toto.probe.protocols import PROTOCOLS, Protocol
 
 SMALL = Propagation(context_frames=3, radius=2, topk=3, temperature=0.05)
 
@@ -35,14 +35,14 @@ def blocks(rows: int, columns: int) -> torch.Tensor:
 def test_a_still_clip_keeps_its_mask(name: str) -> None:
     ids = blocks(9, 14)
     features = texture(9, 14).expand(6, -1, -1, -1)
-    soft = propagate(features, onehot(ids, 2), PROTOCOLS[name])
+    soft = propagate(features, onehot(ids, 2), PROTOCOLS[name].propagation)
     assert torch.equal(soft.argmax(dim=-1), ids.expand(6, -1, -1))
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 @pytest.mark.parametrize("step", [(1, 0), (0, -1), (1, 1)])
 def test_a_moving_texture_carries_its_mask_along(name: str, step: tuple[int, int]) -> None:
-    config = replace(PROTOCOLS[name], context_frames=2)
+    config = replace(PROTOCOLS[name].propagation, context_frames=2)
     world = texture(40, 40)
     ids = torch.zeros(16, 16, dtype=torch.long)
     ids[6:10, 6:10] = 1
@@ -113,7 +113,7 @@ def test_the_default_build_and_a_build_without_onednn_agree(
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_a_protocol_survives_json(name: str) -> None:
-    assert from_dict(Propagation, to_dict(PROTOCOLS[name])) == PROTOCOLS[name]
+    assert from_dict(Protocol, to_dict(PROTOCOLS[name])) == PROTOCOLS[name]
 
 
 def test_mask_to_grid_takes_shares_or_the_middle_of_each_cell() -> None:
@@ -159,7 +159,9 @@ def test_rejects_a_temperature_of_zero() -> None:
 
 
 def test_rejects_a_mask_of_another_grid() -> None:
-    with pytest.raises(ValueError, match=r"mask \(3, 4, 2\) does not lie on features \(2, 3, 3"):
+    with pytest.raises(
+        ValueError, match=r"mask \(3, 4, 2\) does not lie on features \(3, 3, 8\) of frame 0"
+    ):
         propagate(torch.zeros(2, 3, 3, 8), torch.zeros(3, 4, 2), SMALL)
 
 

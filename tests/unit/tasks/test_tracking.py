@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from toto.metrics.segmentation import score_sequence
-from toto.probe.propagate import PROTOCOLS
+from toto.probe.protocols import PROTOCOLS
 from toto.tasks.tracking import (
     COLOURS,
     MaskedClip,
@@ -42,7 +42,7 @@ def pixels_of_cells(clip: Clip) -> Tensor:
 
 def test_tracking_beats_a_mask_that_stays() -> None:
     masked = moving_square(step_px=CELL_PX, frames=5)
-    task = Tracking(clips=(masked,), propagation=PROTOCOLS["demo"])
+    task = Tracking(clips=(masked,), propagation=PROTOCOLS["demo"].propagation)
     scores = dict(task.evaluate(pixels_of_cells))
     stays = np.where(masked.masks[0] == 255, 0, masked.masks[0]).astype(np.uint8)
     still = score_sequence(copy_first_mask(stays, 5), masked.masks, masked.objects)
@@ -59,7 +59,7 @@ def test_scores_are_means_over_objects_not_clips() -> None:
     two = MaskedClip(clip=two.clip, masks=masks)
 
     def score(*clips: MaskedClip) -> float:
-        task = Tracking(clips=clips, propagation=PROTOCOLS["demo"])
+        task = Tracking(clips=clips, propagation=PROTOCOLS["demo"].propagation)
         return dict(task.evaluate(pixels_of_cells))["j"]
 
     assert two.objects == (3, 5)
@@ -70,7 +70,7 @@ def test_scores_are_means_over_objects_not_clips() -> None:
 def test_a_tracked_clip_has_the_size_asked_for() -> None:
     masked = moving_square(frames=3)
     features = pixels_of_cells(masked.clip)
-    ids = track_clip(features, masked.masks[0], (3,), PROTOCOLS["dino-480"], (48, 80))
+    ids = track_clip(features, masked.masks[0], (3,), PROTOCOLS["dino-480"].propagation, (48, 80))
     assert ids.shape == (3, 48, 80)
     assert ids.dtype == np.uint8
     assert set(np.unique(ids)) == {0, 3}
@@ -107,7 +107,7 @@ def test_rejects_a_clip_without_an_object() -> None:
 
 def test_rejects_tracking_without_clips() -> None:
     with pytest.raises(ValueError, match="tracking needs at least one clip"):
-        Tracking(clips=(), propagation=PROTOCOLS["demo"])
+        Tracking(clips=(), propagation=PROTOCOLS["demo"].propagation)
 
 
 def test_overlay_rejects_masks_of_another_size() -> None:

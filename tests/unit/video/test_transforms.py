@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toto.video.transforms import Squares, resize_crop
+from toto.video.transforms import Squares, resize_crop, resize_whole
 
 
 def scene(height: int, width: int, *, patch_px: int = 12) -> np.ndarray:
@@ -152,3 +152,22 @@ def test_what_is_no_frame_is_refused() -> None:
         resize_crop(np.zeros((4, 4, 3), np.uint8), 0)
     with pytest.raises(ValueError, match=r"crop_x is a share in \[0, 1\], got 1.5"):
         resize_crop(np.zeros((4, 4, 3), np.uint8), 2, crop_x=1.5)
+
+
+def test_a_whole_frame_is_resized_as_a_square_is() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    np.testing.assert_array_equal(resize_whole(frame, (20, 20)), resize_crop(frame, 20))
+    assert resize_whole(frame, (48, 48)) is frame
+
+
+def test_a_squashed_checkerboard_is_grey() -> None:
+    """Without antialiasing some lines would survive, since every pixel is seen or is not."""
+    board = np.indices((64, 96)).sum(axis=0)[..., None].repeat(3, axis=2) % 2 * 255
+    small = resize_whole(board.astype(np.uint8), (23, 31))
+    assert small.shape == (23, 31, 3)
+    assert abs(small.astype(int) - 127).max() < 12
+
+
+def test_rejects_a_size_without_a_side() -> None:
+    with pytest.raises(ValueError, match=r"size \(0, 8\) has a side below 1 pixel"):
+        resize_whole(np.zeros((8, 8, 3), np.uint8), (0, 8))

@@ -1,4 +1,7 @@
-"""`toto probe`: what every layer of a trained model knows of labelled clips, against untrained."""
+"""`toto probe`: what every layer of a trained model knows of labelled clips, against untrained.
+
+The model is one of ours, or an encoder of another project under the same protocol.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -8,24 +11,32 @@ from typing import Any
 import torch
 
 from toto.data.token_set import TokenSet
+from toto.jobs.listed_samples import ListedSamples
 from toto.jobs.progress import Bar, bar
+from toto.jobs.score_files import write_score
 from toto.jobs.sequences import open_tokens
 from toto.probe.backbone import Backbone, open_backbone
+from toto.probe.encoder import Encoder
 from toto.probe.fit import Features, FitConfig, extract, join
 from toto.probe.pool import POOLINGS
+from toto.probe.transformers_encoder import open_encoder
 from toto.runtime.devices import device, resolve_precision
 from toto.runtime.folder import RunFolder
 from toto.tasks.classification import ProbeRun, Task, judge, probe_once
+from toto.tasks.ledger import Model, Protocol, Selection, require_apart
 
 SPLITS = ("train", "selection", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Probe all layers of a pre-training run on labelled shards."""
+    """Probe all layers of a pre-training run, or of another encoder, on labelled shards."""
 
     run_folder: Path
     """Folder of the pre-training run."""
+    encoder: Path | None = None
+    """Folder of an encoder that transformers saved, which takes the run's place. It reads frames,
+    so the shards must keep them (`toto tokenize --keep-frames`)."""
     shards: str
     """Folder or address with the labelled token sets `train`, `selection` and `test`."""
     tasks: tuple[Task, ...]
@@ -49,41 +60,60 @@ class Probe:
         with RunFolder.create(out, self, tensorboard=False) as folder:
             if folder.has_result("probe"):
                 return folder.result("probe")
-            place = device()
-            backbone = open_backbone(
-                self.run_folder, precision=resolve_precision(self.precision, place)
-            )
-            backbone.model.to(place)
+            encoder = self._open()
             shards = {
-                split: open_tokens(self.shards, split, frames=backbone.reads_patches)
+                split: open_tokens(self.shards, split, frames=encoder.reads_patches)
                 for split in SPLITS
             }
-            _require_tokens_of(backbone, shards)
+            require_tokens_of(encoder, shards)
+            listed = {split: ListedSamples.of(shards[split]) for split in ("selection", "test")}
+            require_apart(listed["selection"].split, listed["selection"].ids, listed["test"].ids)
             clips = sum(len(shard.clips) for shard in shards.values())
+            digests: dict[str, tuple[str, ...]] = {}
             with bar("probe", (1 + len(self.seeds)) * clips) as progress:
-                trained = self._probe(lambda _: backbone, shards, progress, same=True)
-                untrained = self._probe(backbone.untrained, shards, progress, same=False)
-            result = self._result(backbone, shards, trained, untrained)
+                trained, digests["trained"] = self._probe(
+                    lambda _: encoder, shards, progress, same=True
+                )
+                untrained, digests["untrained"] = self._probe(
+                    encoder.untrained, shards, progress, same=False
+                )
+            runs = {"trained": trained, "untrained": untrained}
+            for kind, found in runs.items():
+                self._write_scores(folder, kind, found, digests[kind], listed, shards, encoder)
+            result = self._result(encoder, shards, trained, untrained)
             folder.write_result("predictions", self._predictions(shards, trained, untrained))
             folder.write_result("probe", result)
             return result
 
+    def _open(self) -> Encoder:
+        place = device()
+        precision = resolve_precision(self.precision, place)
+        if self.encoder is not None:
+            return open_encoder(self.encoder, precision=precision).to(place)
+        return open_backbone(self.run_folder, precision=precision).to(place)
+
     def _probe(
         self,
-        backbone: Callable[[int], Backbone],
+        encoder: Callable[[int], Encoder],
         shards: dict[str, TokenSet],
         progress: Bar,
         *,
         same: bool,
-    ) -> list[ProbeRun]:
-        """Probe `backbone(seed)` for every seed; `same` when it does not depend on the seed."""
+    ) -> tuple[list[ProbeRun], tuple[str, ...]]:
+        """Probe `encoder(seed)` for every seed; `same` when it does not depend on the seed.
+
+        Returns:
+            The runs, and the digest of each encoder.
+        """
         runs: list[ProbeRun] = []
+        digests: list[str] = []
         features: dict[str, Features] = {}
         for seed in self.seeds:
             if not features or not same:
                 # Freed first: two sets of features at once would double the peak.
                 features.clear()
-                source = backbone(seed)
+                source = encoder(seed)
+                digests.append(source.digest())
                 for split in SPLITS:
                     features[split] = self._features(source, shards[split], progress)
             progress.advance(0, note=f"fitting, seed {seed}")
@@ -97,24 +127,73 @@ class Probe:
                     seed=seed,
                 )
             )
-        return runs
+        return runs, tuple(digests)
 
-    def _features(self, backbone: Backbone, shard: TokenSet, progress: Bar) -> Features:
+    def _features(self, encoder: Encoder, shard: TokenSet, progress: Bar) -> Features:
         frames = int(shard.lengths[0])
         clips = range(len(shard.clips))
-        windows = torch.stack([backbone.window(shard, clip, 0, frames) for clip in clips])
+        windows = torch.stack([encoder.window(shard, clip, 0, frames) for clip in clips])
         labels = torch.stack([shard.labels(task.name) for task in self.tasks])
 
         def shown() -> Iterator[Features]:
-            for part in extract(backbone, windows, labels):
+            for part in extract(encoder, windows, labels):
                 progress.advance(part.tokens.shape[1], note="features of all layers")
                 yield part
 
         return join(shown(), len(clips))
 
+    def _write_scores(
+        self,
+        folder: RunFolder,
+        kind: str,
+        runs: list[ProbeRun],
+        digests: tuple[str, ...],
+        listed: dict[str, ListedSamples],
+        shards: dict[str, TokenSet],
+        encoder: Encoder,
+    ) -> None:
+        """Write each task's score so that it can be computed again (`toto ledger`)."""
+        chose, test = listed["selection"], listed["test"]
+        for number, task in enumerate(self.tasks):
+            choices = [run.choices[number] for run in runs]
+            write_score(
+                folder,
+                f"{task.name}-{kind}",
+                test.classified(
+                    shards["test"].labels(task.name),
+                    [run.predicted[number][:, None] for run in runs],
+                    classes=task.classes,
+                ),
+                metric="top1",
+                protocol=Protocol.of(
+                    "frozen-layer-probe",
+                    {
+                        "fit": asdict(self.fit),
+                        "frames": int(shards["train"].lengths[0]),
+                        "classes": task.classes,
+                        "precision": resolve_precision(self.precision, device()),
+                        "trained_on": shards["train"].sha256,
+                    },
+                ),
+                model=Model(
+                    name=str(self.encoder or self.run_folder),
+                    weights_sha256=digests,
+                    trained=kind == "trained",
+                ),
+                reported=test.split,
+                seeds=self.seeds,
+                selection=Selection.on(
+                    chose.split,
+                    chose.ids,
+                    reported=test.ids,
+                    among={"layers": encoder.depth + 1, "poolings": len(POOLINGS)},
+                    chosen=[f"layer {choice.layer}, {choice.pooling}" for choice in choices],
+                ),
+            )
+
     def _result(
         self,
-        backbone: Backbone,
+        encoder: Encoder,
         shards: dict[str, TokenSet],
         trained: list[ProbeRun],
         untrained: list[ProbeRun],
@@ -149,7 +228,7 @@ class Probe:
             }
         return {
             "seeds": list(self.seeds),
-            "layers": ["embedding", *(f"block {n}" for n in range(1, backbone.depth + 1))],
+            "layers": ["embedding", *(f"block {n}" for n in range(1, encoder.depth + 1))],
             "poolings": list(POOLINGS),
             "tasks": tasks,
         }
@@ -172,11 +251,11 @@ class Probe:
         }
 
 
-def _require_tokens_of(backbone: Backbone, shards: dict[str, TokenSet]) -> None:
+def require_tokens_of(encoder: Encoder, shards: dict[str, TokenSet]) -> None:
     """Refuse shards of another tokenizer: their ids mean something else to a model of ids."""
-    if backbone.reads_patches:
+    if not isinstance(encoder, Backbone) or encoder.reads_patches:
         return
-    expected = backbone.tokenizer.digest()
+    expected = encoder.tokenizer.digest()
     for shard in shards.values():
         if shard.description.tokenizer_digest != expected:
             raise ValueError(

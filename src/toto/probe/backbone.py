@@ -1,23 +1,27 @@
 """A trained model with its tokenizer, as a function from frames to features."""
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from toto.config import from_dict
+from toto.config import from_dict, to_dict
 from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
-from toto.models import Decoder, Llama, decoder_config
+from toto.models import Decoder, decoder_config
+from toto.models.direction import Direction, set_direction
 from toto.models.sampling import SamplingConfig, continue_sequence
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision, compute
 from toto.runtime.folder import RunFolder
 from toto.tokenizers import Tokenizer, load_tokenizer
+from toto.tokenizers.base import digest_of
 from toto.tokenizers.patches import PatchNormalisation, patch_side_px, patchify
 from toto.types import SPECIALS
 
@@ -35,6 +39,8 @@ class Backbone:
         layout: how it was shown them.
         precision: of the forward pass.
         patches: how pixels were scaled, if it reads patches.
+        attention: which way its layers attend; bidirectional after some fine-tunings.
+        kind: of the clips that it is shown, which decides their start token.
     """
 
     model: Decoder
@@ -42,6 +48,8 @@ class Backbone:
     layout: Layout
     precision: Precision = "fp32"
     patches: PatchNormalisation = field(default_factory=PatchNormalisation)
+    attention: Direction = "causal"
+    kind: Literal["video", "images"] = "video"
 
     @property
     def reads_patches(self) -> bool:
@@ -57,6 +65,23 @@ class Backbone:
     def width(self) -> int:
         """D, channels of a feature."""
         return self.model.config.width
+
+    def digest(self) -> str:
+        """sha256 of configurations, kind of clips, tokenizer and weights; not of the precision."""
+        said = {
+            "model": to_dict(self.model.config),
+            "attention": self.attention,
+            "kind": self.kind,
+            "layout": to_dict(self.layout.config),
+            "patches": to_dict(self.patches),
+            "tokenizer": self.tokenizer.digest(),
+        }
+        return digest_of(json.dumps(said, sort_keys=True), self.model.state_dict())
+
+    def to(self, place: torch.device) -> Self:
+        """Move the model to a device."""
+        self.model.to(place)
+        return self
 
     def features(
         self, frames: UInt8[Tensor, "T H W 3"], layers: Collection[int]
@@ -109,14 +134,9 @@ class Backbone:
             # Which code a place has is not looked at, only that it is no special id.
             grids = torch.zeros(patches.shape[:2], dtype=torch.int64)
             patches = F.pad(patches, (0, 0, 1, 0))
-        ids = torch.stack([self.layout.prompt(grid) for grid in grids]).to(place)
+        ids = torch.stack([self.layout.prompt(grid, self.kind) for grid in grids]).to(place)
         with compute(self.precision, place):
-            # Llama alone can read patches.
-            hidden = (
-                self.model.hidden(ids, layers, patches)
-                if isinstance(self.model, Llama)
-                else self.model.hidden(ids, layers)
-            )
+            hidden = self.model.hidden(ids, layers, patches)
         return {layer: value[:, 1:] for layer, value in hidden.items()}
 
     def forecast(
@@ -149,17 +169,20 @@ class Backbone:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = self.model.config.build()
+        set_direction(fresh, self.attention)
         return Backbone(
             model=fresh.eval().requires_grad_(False).to(self.model.embedding.weight.device),
             tokenizer=self.tokenizer,
             layout=self.layout,
             precision=self.precision,
             patches=self.patches,
+            attention=self.attention,
+            kind=self.kind,
         )
 
 
 def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
-    """Open the newest good checkpoint of a pre-training run, with its tokenizer.
+    """Open the newest good checkpoint of a run, with its tokenizer; of a fine-tuning without heads.
 
     Raises:
         ValueError: if the folder is not such a run, or has no checkpoint yet.
@@ -174,7 +197,14 @@ def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
         raise ValueError(f"{run} has no checkpoint yet; let `toto pretrain` reach its first save")
     config = decoder_config(described["model"])
     model = config.build()
-    model.load_state_dict(checkpoint.load(found.path, config_digest=None)["model"])
+    weights = checkpoint.load(found.path, config_digest=None)["model"]
+    # A pre-training run is causal, and its checkpoints hold the decoder alone.
+    attention: Direction = described.get("attention", "causal")
+    inside = described.get("inside", "")
+    model.load_state_dict(
+        {k.removeprefix(inside): weight for k, weight in weights.items() if k.startswith(inside)}
+    )
+    set_direction(model, attention)
     rows, columns = described["grid"]
     layout = Layout(
         from_dict(LayoutConfig, described["layout"]),
@@ -187,4 +217,5 @@ def open_backbone(run: Path, *, precision: Precision = "fp32") -> Backbone:
         layout=layout,
         precision=precision,
         patches=from_dict(PatchNormalisation, described["patches"]),
+        attention=attention,
     )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from toto.probe.backbone import Backbone
+from toto.probe.encoder import Encoder
 from toto.probe.pool import POOLINGS, LayerProbes, ProbeShape
 from toto.train.loop import train_steps
 from toto.train.schedule import WarmupCosine
@@ -46,7 +46,7 @@ class Features:
 
 
 def extract(
-    backbone: Backbone,
+    backbone: Encoder,
     clips: Int64[Tensor, "N T Y X"] | UInt8[Tensor, "N T H W 3"],
     labels: Int64[Tensor, "G N"],
     *,

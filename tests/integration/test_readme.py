@@ -5,10 +5,12 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_demo import moving_picture
 
 from toto import cli
+from toto.video.masks import write_mask
 from toto.video.write import write_mp4
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -19,6 +21,7 @@ SMALL_DATA = (
 SMALL_FRAMES = "--{0}clip-frames 40 --{0}digit-frames 40"
 SMALL_TRACK = "--{0}selection-clips 2 --{0}test-clips 2"
 SMALLER = {
+    "finetune": "--epochs 1 --warmup-epochs 0",
     "demo": " ".join(
         [
             SMALL_DATA.format("ingest.collection."),
@@ -46,10 +49,14 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def somewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run in, with videos in DIR."""
+    """A folder to run in, with videos in DIR, and masks in TRUTH and MASKS."""
     folder = tmp_path_factory.mktemp("readme")
     for speed in (1, 2):
         write_mp4(folder / "DIR" / f"ramp-{speed}.mp4", moving_picture(64, speed), fps=12)
+    for masks in ("TRUTH", "MASKS"):
+        (folder / masks / "still").mkdir(parents=True)
+        for frame in range(4):
+            write_mask(folder / masks / f"still/{frame:05d}.png", np.eye(8, dtype=np.uint8))
     return folder
 
 

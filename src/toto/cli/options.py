@@ -32,7 +32,7 @@ def recipe_of(
     known = ", ".join(recipes)
     if rest and rest[0] in HELP:
         # Every recipe has the same fields; show one that is whole.
-        return recipes["demo"], rest
+        return recipes.get("demo", next(iter(recipes.values()))), rest
     if default is not None and (not rest or rest[0].startswith("-")):
         return recipes[default], rest
     if not rest or rest[0].startswith("-"):

@@ -4,6 +4,7 @@ A verb imports its job when it runs, so that `toto --help` answers without torch
 """
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -117,6 +118,24 @@ def pretrain(rest: list[str]) -> None:
         say(f"validation loss {number(result['validation_loss'])} {result['unit']}; {out}")
 
 
+def finetune(rest: list[str]) -> None:
+    """`toto finetune RECIPE --run-folder RUN --shards SHARDS`."""
+    from toto.recipes import FINETUNE
+    from toto.runtime.parallel import Parallel
+
+    recipe, rest = recipe_of(FINETUNE, rest, "finetune")
+    job, out, parallel = parse(
+        recipe(), rest, "toto finetune", Path("runs/finetune"), workers=Parallel()
+    )
+    result = job.run(out, parallel)
+    if os.environ.get("RANK", "0") == "0":
+        say(
+            f"{result['task']}: {100 * result['test_accuracy']:.1f} % of "
+            f"{result['clips']['test']:,} test clips by layer {result['layer']}, chance "
+            f"{100 * result['chance']:.1f} %; {out}"
+        )
+
+
 def status(rest: list[str]) -> None:
     """`toto status RUN [--verify] [--json]`."""
     from toto.jobs.status import Status, as_json, as_text
@@ -138,12 +157,42 @@ def probe(rest: list[str]) -> None:
 
 
 def track(rest: list[str]) -> None:
-    """`toto track`."""
+    """`toto track`, or `toto track --davis ROOT`."""
+    if any(argument.partition("=")[0] == "--davis" for argument in rest):
+        from toto.jobs.track_davis import TrackDavis, cross_table
+
+        job, out = parse(TrackDavis, rest, "toto track", Path("runs/track-davis"))
+        say(f"{cross_table(job.run(out))}\n{out}")
+        return
     from toto.jobs.track import Track
 
     job, out = parse(Track, rest, "toto track", Path("runs/track"))
     scores = job.run(out)["scores"]
     say("; ".join(f"{kind}: J&F {100 * s['j_and_f']:.1f} %" for kind, s in scores.items()))
+
+
+def ledger(rest: list[str]) -> None:
+    """`toto ledger FOLDER...`; exit status 1 if a score is not what its answers give."""
+    from toto.jobs.ledger import Ledger, as_json, as_text
+
+    if rest and not rest[0].startswith("-"):
+        rest = ["--folders", *rest]
+    job = read_options(Ledger, rest, "toto ledger", Ledger.__doc__)
+    entries = job.run()
+    say(as_json(entries) if job.json else "\n".join(as_text(entries)))
+    if any(entry.troubles for entry in entries):
+        sys.exit(1)
+
+
+def score(rest: list[str]) -> None:
+    """`toto score davis --gt DIR --pred DIR [--merge-objects] [--json]`."""
+    verbs = {"davis": "J and F of masks in the official layout, as the official code has them"}
+    _, rest = verb_of("toto score", verbs, rest)
+    from toto.jobs.score_davis import ScoreDavis, score_table
+
+    job = read_options(ScoreDavis, rest, "toto score davis", ScoreDavis.__doc__)
+    result = job.run()
+    say(json.dumps(result) if job.json else score_table(result))
 
 
 def generate(rest: list[str]) -> None:
@@ -174,7 +223,17 @@ def import_model(rest: list[str]) -> None:
 
 def study(rest: list[str]) -> None:
     """`toto study VERB`."""
-    _, rest = verb_of("toto study", {"mup": "the best learning rate of each width"}, rest)
+    verbs = {
+        "mup": "the best learning rate of each width",
+        "layers": "what every layer of a run knows of labelled clips, by every head",
+    }
+    verb, rest = verb_of("toto study", verbs, rest)
+    if verb == "layers":
+        from toto.jobs.study_layers import LayerStudy
+
+        job, out = parse(LayerStudy, rest, "toto study layers", Path("runs/layers"))
+        say(f"{job.run(out)['verdict']['sentence']}\n{out}")
+        return
     from toto.jobs.study import MupStudy
     from toto.report.study_plots import transfer_table
 
@@ -226,8 +285,9 @@ def list_tables(rest: list[str]) -> None:
     if rest:
         fail(2, f"`toto list` takes nothing more, got {rest[0]!r}")
     from toto.models import MODELS
-    from toto.probe.propagate import PROTOCOLS
-    from toto.recipes import INGEST, PRETRAIN, TOKENIZER
+    from toto.probe.protocols import PROTOCOLS
+    from toto.probe.transformers_encoder import FAMILIES
+    from toto.recipes import FINETUNE, INGEST, PRETRAIN, TOKENIZER
     from toto.tokenizers import TOKENIZERS
     from toto.video.datasets import DATASETS
 
@@ -235,10 +295,12 @@ def list_tables(rest: list[str]) -> None:
         "recipes of ingest": INGEST,
         "recipes of tokenizer train": TOKENIZER,
         "recipes of pretrain": PRETRAIN,
+        "recipes of finetune": FINETUNE,
         "tokenizers": TOKENIZERS,
         "models": MODELS,
         "data sets": DATASETS,
         "tracking protocols": PROTOCOLS,
+        "encoders of transformers": FAMILIES,
     }
     for what, table in tables.items():
         say(f"{what}:")
@@ -271,8 +333,11 @@ RUN: dict[str, Callable[[list[str]], None]] = {
     "verify": verify,
     "pretrain": pretrain,
     "status": status,
+    "finetune": finetune,
     "probe": probe,
     "track": track,
+    "score": score,
+    "ledger": ledger,
     "generate": generate,
     "export": export,
     "import": import_model,

@@ -17,6 +17,7 @@ from toto.config import from_dict
 from toto.report.results import (
     Generate,
     Ingest,
+    LayerAtlas,
     Pretrain,
     Probe,
     StageCost,
@@ -64,6 +65,9 @@ class Report:
     pretrain: Pretrain | None
     pretrain_curves: dict[str, Curve]
     probe: Probe | None
+    atlas: LayerAtlas | None
+    """Of `toto study layers --out RUN/layers`; the demo has none."""
+    atlas_picture: Media | None
     track: Track | None
     overlays: tuple[Media, ...]
     generate: Generate | None
@@ -100,6 +104,8 @@ def collect(folder: Path) -> Report:
         pretrain=_read_result(Pretrain, folder / "pretrain/results/pretrain.json"),
         pretrain_curves=_read_curves(folder / "pretrain/metrics.jsonl"),
         probe=_read_result(Probe, folder / "probe/results/probe.json"),
+        atlas=_read_result(LayerAtlas, folder / "layers/results/study_layers.json"),
+        atlas_picture=next(_read_media(folder / "layers", "layers.png"), None),
         track=_read_result(Track, folder / "track/results/track.json"),
         overlays=tuple(_read_media(folder / "track", "overlay*.png")),
         generate=_read_result(Generate, folder / "generate/results/generate.json"),

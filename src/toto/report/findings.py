@@ -18,7 +18,7 @@ from toto.report.elements import (
     table,
 )
 from toto.report.opening import verdict_mark
-from toto.report.results import Generate, Probe, Task, Track
+from toto.report.results import Generate, LayerAtlas, Probe, Task, Track
 from toto.report.words import count, number, percent, size
 
 LARGEST_VIDEO_BYTES = 1_500_000
@@ -69,6 +69,32 @@ def layers(probe: Probe) -> Html:
         "div", *(_task(t, task, probe) for t, task in probe.tasks.items()), class_="pair"
     )
     return join((element("p", intro), figure(panels, words, keys=keys), cards))
+
+
+def atlas(report: Report, result: LayerAtlas) -> Html:
+    """Show what several heads read off every layer of the frozen network."""
+    clips = ", ".join(f"{n:,} {split}" for split, n in result.clips.items())
+    intro = (
+        f"{len(result.heads)} kinds of heads on each of {len(result.layers)} layers, at several "
+        f"learning rates: {result.heads_tried} heads a seed, {len(result.seeds)} seeds. Layer, "
+        "head and rate are picked on the selection clips; the test clips are read once."
+    )
+    parts = [
+        element("p", intro),
+        element("p", verdict_mark(result.verdict), " ", result.verdict.sentence, class_="verdict"),
+    ]
+    if report.atlas_picture is not None:
+        words = caption(
+            axes="Share of test clips named correctly, in percent, against the layer that is "
+            "read. Lines are means over seeds, bands one standard deviation to either side.",
+            look="The distance between filled and hollow markers: only that is due to training. "
+            "Then which head gets most out of the same layer.",
+            limits="Each head's learning rate is picked for each layer on the selection clips.",
+        )
+        shown = picture(report.atlas_picture, "Accuracy of every head over the layers")
+        parts.append(figure([shown], words, wide=True))
+    parts.append(element("p", f"Clips: {clips}.", class_="quiet"))
+    return join(parts)
 
 
 def forecasts(report: Report, result: Generate) -> Html:

@@ -97,6 +97,11 @@ def _sections(r: Report) -> list[Section]:
         Section(
             "layers", "Accuracy per layer", "probe", "probe", r.probe and findings.layers(r.probe)
         ),
+        *(
+            [Section("atlas", "Layer atlas", "layers", "study layers", findings.atlas(r, r.atlas))]
+            if r.atlas
+            else []
+        ),
         Section(
             "forecasts",
             "Forecasts",

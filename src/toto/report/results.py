@@ -167,6 +167,22 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LayerAtlas:
+    """`layers/results/study_layers.json`, which `toto study layers` writes."""
+
+    classes: int
+    chance: float
+    clips: dict[str, int]
+    """How many clips each split has."""
+    seeds: tuple[int, ...]
+    layers: tuple[str, ...]
+    heads: tuple[str, ...]
+    heads_tried: int
+    """Of each backbone and seed: layers x heads x learning rates."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrackScore:
     """Region similarity J, boundary accuracy F, and their mean."""
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from made_grey import of_grey
 from made_run_folders import save_run
-from toto.data.records import ClipRecord, Description
+from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
 from toto.jobs.finetune import Finetune
@@ -48,17 +49,7 @@ def write_labelled(
         shuffled: whether the labels of the training clips are exchanged among them.
     """
     grey, draw = load_tokenizer("grey"), torch.Generator().manual_seed(0)
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=grey.vocab_size,
-        patch_px=grey.patch_px,
-        grid=(4, 4),
-        kind=kind,
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
+    description = of_grey(kind=kind)
     for name, count in SPLITS.items():
         clips = []
         for number in range(count):

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from made_grey import of_grey
 from made_ports import free_port
-from toto.data.records import ClipRecord, Description
+from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
 from toto.jobs.pretrain import Pretrain
@@ -44,17 +45,7 @@ _PRELOADED = ["toto.jobs.pretraining", "toto.recipes", "torch.utils.tensorboard"
 def write_noise(folder: Path) -> None:
     """Write noise in tokens, 4 x 4 a frame, into the folders that recipe tiny reads."""
     grey, draw = load_tokenizer("grey"), torch.Generator().manual_seed(0)
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=grey.vocab_size,
-        patch_px=grey.patch_px,
-        grid=(4, 4),
-        kind="video",
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
+    description = of_grey()
     for name in ("clips/pretrain", "moving-digits/pretrain", "moving-digits/selection"):
         grids = torch.randint(16, (10, 6, 4, 4), generator=draw, dtype=torch.int32)
         clips = [

@@ -21,11 +21,11 @@ from evaluation_checks import CHECKS, CLIPS, FRAMES, Made, truth
 from evaluation_mutants import MUTANTS, Mutant
 
 from made_encoders import CONFIGS, PREPROCESSOR
+from made_grey import of_grey
 from made_labelled import LLAMA, write_run
-from toto.data.records import ClipRecord, Description
+from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
-from toto.tokenizers import load_tokenizer
 from toto.types import TokenGrid
 from toto.video.manifest import Row, write_manifest
 
@@ -91,7 +91,7 @@ def _write_encoder(folder: Path) -> None:
 
 
 def _write_many(folder: Path) -> None:
-    grey, clips = load_tokenizer("grey"), []
+    clips = []
     for clip in range(CLIPS):
         frame = torch.arange(FRAMES)[:, None, None]
         ids = ((clip + frame) % 16).expand(FRAMES, 4, 4).int()
@@ -106,17 +106,7 @@ def _write_many(folder: Path) -> None:
         )
         pixels = (clip + frame[..., None]).expand(FRAMES, 32, 32, 3).byte().contiguous()
         clips.append((TokenGrid(ids=ids, vocab_size=16), record, pixels))
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=grey.vocab_size,
-        patch_px=grey.patch_px,
-        grid=(4, 4),
-        kind="video",
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
+    description = of_grey()
     # Two shards, so that what is joined of them is joined in order.
     for number, part in enumerate((clips[:25], clips[25:])):
         write_shard(folder / "made" / "many" / f"{number:05d}", description, part)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from toto.data.records import ClipRecord, Description
+from made_grey import of_grey
+from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import TokenSet, write_index
 from toto.jobs.pretrain import Pretrain
@@ -32,17 +33,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise with its frames, in the folders that recipe tiny reads."""
     folder = tmp_path_factory.mktemp("noise") / "shards"
     grey, draw = load_tokenizer("grey"), torch.Generator().manual_seed(0)
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=grey.vocab_size,
-        patch_px=grey.patch_px,
-        grid=(4, 4),
-        kind="video",
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
+    description = of_grey()
     for name in ("clips/pretrain", "moving-digits/pretrain", "moving-digits/selection"):
         noise = torch.randint(256, (8, 6, SIDE_PX, SIDE_PX, 3), generator=draw).byte()
         clips = [

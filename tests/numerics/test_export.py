@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from made_grey import of_grey
 from made_run_folders import CODES, GRID, save_run, strange
-from toto.data.records import ClipRecord, Description
+from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
 from toto.jobs.export import Export
@@ -128,17 +129,7 @@ def test_greedy_continuations_are_those_of_stock_transformers(run: Path, exporte
 def trained(tmp_path: Path) -> Path:
     """Recipe tiny after 60 steps over ramps that drift, one code a frame and place."""
     grey, folder = load_tokenizer("grey"), tmp_path / "shards"
-    description = Description(
-        tokenizer=grey.name,
-        tokenizer_digest=grey.digest(),
-        vocab_size=CODES,
-        patch_px=grey.patch_px,
-        grid=GRID,
-        kind="video",
-        precision="fp32",
-        resize_filter="none",
-        decoder="none",
-    )
+    description = of_grey(vocab_size=CODES, grid=GRID)
     t, y, x = torch.meshgrid(*(torch.arange(n) for n in (6, *GRID)), indexing="ij")
     clips = [
         (

@@ -18,9 +18,9 @@ from toto.probe.backbone import TOKENIZER
 from toto.probe.classifier import INSIDE
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision
-from toto.runtime.durable import sha256_file
 from toto.runtime.folder import RunFolder
 from toto.tasks.ledger import Model, Protocol, Selection, require_apart
+from toto.tokenizers.base import digest_of
 from toto.tokenizers.patches import PatchNormalisation
 
 
@@ -117,6 +117,8 @@ def write_scores(
     )
     found = checkpoint.latest(folder.checkpoints)
     assert found is not None, "the last step is saved"
+    # Of backbone and heads together, however many ranks wrote them.
+    weights = checkpoint.load(found.path, config_digest=None)["model"]
     chose, listed = (ListedSamples.of(splits[name].tokens) for name in ("selection", "test"))
     write_score(
         folder,
@@ -131,7 +133,7 @@ def write_scores(
         ),
         model=Model(
             name=str(folder.path),
-            weights_sha256=(sha256_file(found.path / "model.safetensors"),),
+            weights_sha256=(digest_of("", weights),),
             trained=job.init == "trained",
         ),
         reported=listed.split,

@@ -27,6 +27,8 @@ from toto.jobs.stages import Died, Raised, ResultT, Stage, TaskT, tried_twice
 
 ENDING_S = 10.0
 """How long a worker that has nothing left to do may take to close its stage."""
+LOOKS_UP_S = 1.0
+"""How long the parent waits for workers before it sees whether a signal has come."""
 START_ATTEMPTS = 3
 """Workers that may die one after the other while they get ready."""
 
@@ -163,7 +165,8 @@ def _once(
         while waiting or any(worker.hired for worker in crew):
             while waiting and sum(worker.hired for worker in crew) < workers:
                 crew.append(start())
-            ready = wait([worker.connection for worker in crew if worker.hired])
+            # Not for ever: a Ctrl-C that comes right before would only be seen afterwards.
+            ready = wait([worker.connection for worker in crew if worker.hired], LOOKS_UP_S)
             for worker in [worker for worker in crew if worker.connection in ready]:
                 answer, number = worker.answer(), worker.task
                 if isinstance(answer, Raised):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,13 +85,19 @@ def forked(job: Tokenize, out: Path) -> int:
         return child
     try:
         os.setsid()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.dup2(os.open(said(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         torch.set_num_threads(1)
         tokenize_job.over_processes = in_this_process  # type: ignore[assignment]
         job.run(out)
     except BaseException:  # noqa: BLE001 - whatever it is, this copy of pytest must not go on
+        os.write(2, traceback.format_exc().encode())
         os._exit(1)
     os._exit(0)
+
+
+def said(out: Path) -> Path:
+    """What the last child that ran in a folder printed."""
+    return out.with_name(f"{out.name}.log")
 
 
 def phase(out: Path) -> str:
@@ -121,7 +128,7 @@ def test_kills_at_random_moments_change_nothing(
         if os.WIFSIGNALED(status):
             phases[phase(out)] += 1
             continue
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert os.waitstatus_to_exitcode(status) == 0, said(out).read_text()[-3000:]
         assert tree(out) == clean
         assert not list(out.rglob("*.tmp-*"))
         finished += 1

@@ -123,8 +123,10 @@ def test_random_kills_change_no_result(tmp_path: Path) -> None:
 
 
 HANGING = """
-import sys
+import signal, sys
 from pathlib import Path
+# A shell's background job, and all below it, would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from made_stages import Errands
 from toto.jobs.workers import over_processes
 for _ in over_processes(Errands(Path(sys.argv[1])), ["hang a", "hang b"], workers=2):

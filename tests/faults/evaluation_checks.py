@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from toto.data.token_set import TokenSet
 from toto.jobs import evaluation, labelled_clips, listed_samples
 from toto.jobs import probe as probe_job
-from toto.models.cache import causal_attention
+from toto.models.attention import causal_attention
 from toto.probe import backbone, fit, preprocessing, transformers_encoder
 from toto.probe.classifier import Answer
 from toto.runtime import checkpoint

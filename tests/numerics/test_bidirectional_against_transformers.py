@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_twins import LENGTH, llama
 
-from toto.models.direction import set_direction
+from toto.models.attention import set_direction
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `hub`")
 

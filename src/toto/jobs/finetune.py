@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from toto.models.direction import Direction
+from toto.models.attention import Direction
 from toto.probe.classifier import HeadConfig
 from toto.runtime.checkpoint_commit import Retention
 from toto.runtime.devices import distributed, interruptible

@@ -28,7 +28,7 @@ from toto.jobs.progress import bar, console
 from toto.jobs.sequences import grid_of
 from toto.jobs.training import StoppedError, Training
 from toto.jobs.watch import Watch
-from toto.models.direction import set_direction
+from toto.models.attention import set_direction
 from toto.models.flops import model_cost
 from toto.probe.backbone import Backbone, open_backbone
 from toto.probe.classifier import INSIDE, Answer, Classifier, StoppedProbes, WholeClassifier

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,40 +51,6 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = k_BNLK
         self.values[layer, :, :, self.length : end] = v_BNLK
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-
-def causal_attention(
-    q_BNLK: Float[Tensor, "B N L K"],
-    k_BNLK: Float[Tensor, "B N L K"],
-    v_BNLK: Float[Tensor, "B N L K"],
-    cache: KVCache | None,
-    layer: int,
-    *,
-    scale: float | None = None,
-) -> Float[Tensor, "B N L K"]:
-    """Let each new position look at itself and at those before it, cached ones included.
-
-    Args:
-        q_BNLK: queries of the new positions.
-        k_BNLK: their keys.
-        v_BNLK: their values.
-        cache: positions before them; it takes up the new ones.
-        layer: which of the cache's layers this is.
-        scale: what q.k is multiplied by; if left out, 1 / sqrt(K).
-    """
-    if cache is None or cache.length == 0:
-        if cache is not None:
-            cache.write(layer, k_BNLK, v_BNLK)
-        return F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK, is_causal=True, scale=scale)
-    new = q_BNLK.shape[2]
-    k_BNPK, v_BNPK = cache.write(layer, k_BNLK, v_BNLK)
-    seen = None
-    if new > 1:
-        past = torch.arange(cache.length + new, device=q_BNLK.device)
-        seen = past[None] <= past[-new:, None]
-    return F.scaled_dot_product_attention(
-        q_BNLK, k_BNPK.to(q_BNLK.dtype), v_BNPK.to(q_BNLK.dtype), attn_mask=seen, scale=scale
-    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from toto.models.cache import KVCache, causal_attention
+from toto.models.attention import causal_attention
+from toto.models.cache import KVCache
 from toto.models.sequence_model import SequenceModel
 
 
@@ -115,10 +116,7 @@ class Attention(nn.Module):
         self, x_BLD: Float[Tensor, "B L D"], cache: KVCache | None
     ) -> Float[Tensor, "B L D"]:
         """Mix each position with those that it may look at."""
-        qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
-        q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
-        y_BNLK = self.attend(q, k, v_BNLK, cache, self.layer)
-        return self.out(y_BNLK.transpose(1, 2).flatten(-2))
+        return self.out(self.attend(self.qkv(x_BLD), None, cache, self.layer, heads=self.heads))
 
 
 class MLP(nn.Module):

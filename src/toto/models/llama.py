@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toto.models.cache import KVCache, causal_attention
+from toto.models.attention import causal_attention
+from toto.models.cache import KVCache
+from toto.models.gate import silu_gate
 from toto.models.mup import Kind, MuP, Scales, scales
-from toto.models.rope import rotary_tables, rotate
+from toto.models.rope import rotary_tables
 from toto.models.sequence_model import SequenceModel
 from toto.types import SPECIALS
 
@@ -119,11 +120,15 @@ class Attention(nn.Module):
         cache: KVCache | None,
     ) -> Float[Tensor, "B L D"]:
         """Mix each position with those that it may look at."""
-        qkv_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
-        q, k, v_BNLK = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv_BLD)
-        q_BNLK, k_BNLK = rotate(q, cos_LK, sin_LK), rotate(k, cos_LK, sin_LK)
-        y_BNLK = self.attend(q_BNLK, k_BNLK, v_BNLK, cache, self.layer, scale=self.scale)
-        return self.out(y_BNLK.transpose(1, 2).flatten(-2))
+        mixed_BLD = self.attend(
+            self.qkv(x_BLD),
+            (cos_LK, sin_LK),
+            cache,
+            self.layer,
+            heads=self.heads,
+            scale=self.scale,
+        )
+        return self.out(mixed_BLD)
 
 
 class SwiGLU(nn.Module):
@@ -131,13 +136,13 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
+        self.gate = silu_gate
         self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Transform each position alone."""
-        gate_BLF, up_BLF = self.gate_up(x_BLD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_BLF) * up_BLF)
+        return self.down(self.gate(self.gate_up(x_BLD)))
 
 
 class Block(nn.Module):

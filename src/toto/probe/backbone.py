@@ -15,7 +15,7 @@ from toto.config import from_dict, to_dict
 from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
 from toto.models import Decoder, decoder_config
-from toto.models.direction import Direction, set_direction
+from toto.models.attention import Direction, set_direction
 from toto.models.sampling import SamplingConfig, continue_sequence
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision, compute

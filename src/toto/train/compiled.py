@@ -1,4 +1,4 @@
-"""Whether a training step is compiled, and how: block by block, the loss, attention on some CPUs.
+"""Whether a training step is compiled, and how: block by block, the loss, C++ on some CPUs.
 
 One block is compiled and serves all of them, so that a deeper model takes no longer to compile.
 """
@@ -13,8 +13,16 @@ from typing import Any
 import torch
 
 from toto.models import Decoder
-from toto.models.cpu_attention import build, built_attention, can_build, compiler
+from toto.models.cpu_kernels import (
+    build,
+    built_add,
+    built_attention,
+    built_gate,
+    built_score_slopes,
+)
 from toto.models.cross_entropy import score_slopes
+from toto.models.llama import SwiGLU
+from toto.runtime.cpu_library import compiler, suits
 
 WORTH_FLOPS = {"cpu": 1e14, "cuda": 1e18}
 """Training FLOPs of one rank from which compiling pays many times over. CPU, measured at 20 M
@@ -76,15 +84,28 @@ def compile_decoder(model: Decoder) -> None:
     outside of what is compiled. Parameters keep their names. Passes without gradients, validation
     and generation among them, take the plain lines, since every new shape would compile anew.
     """
-    built = not torch.cuda.is_available() and can_build()
+    built = not torch.cuda.is_available() and suits()
     if built:
         build()
     for block in model.blocks:
-        attention: Any = getattr(block, "attention", None)
-        if built and attention is not None:
-            attention.attend = built_attention
+        if built:
+            _use_built(block)
         block.forward = _in_training(block.forward)
-    model.cross_entropy.score_slopes = _in_training(score_slopes, always=True)
+    model.norm.forward = _in_training(model.norm.forward)
+    loss = model.cross_entropy
+    if built:
+        loss.score_slopes, loss.add = built_score_slopes, built_add
+    else:
+        loss.score_slopes = _in_training(score_slopes, always=True)
+
+
+def _use_built(block: torch.nn.Module) -> None:
+    attention: Any = getattr(block, "attention", None)
+    if attention is not None:
+        attention.attend = built_attention
+    mlp: Any = getattr(block, "mlp", None)
+    if isinstance(mlp, SwiGLU):
+        mlp.gate = built_gate
 
 
 def _in_training(plain: Callable[..., Any], *, always: bool = False) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toto.models import MODELS
-from toto.models.direction import set_direction
+from toto.models.attention import set_direction
 
 SIZES = {"vocab_size": 19, "width": 16, "depth": 3, "context": 16}
 WITH_ATTENTION = {

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT")
 SCHEMA = 1
+DYING_S = 3.0
+"""How long a lock is waited for. A process that is killed while it starts another one leaves the
+lock to that one, which dies a moment later: measured, 10 to 60 ms after it, longer under load."""
 _OURS = re.compile(r"\..*|env(-\d+)?\.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -320,18 +324,30 @@ def _is_metric(line: bytes) -> bool:
 def _lock(path: Path) -> int:
     """Hold the folder's lock and say who does; the descriptor is the lock."""
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _taken(descriptor):
         holder = os.read(descriptor, 1000).decode() or "another process"
         os.close(descriptor)
         raise ValueError(
             f"{path} is being written by {holder}, or a worker it left; "
             "stop that first, or choose another --out"
-        ) from None
+        )
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return descriptor
+
+
+def _taken(descriptor: int) -> bool:
+    """Take a lock; a process that was killed while it started another one keeps it for a moment."""
+    give_up_s = time.monotonic() + DYING_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_s:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -3,12 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from toto.runtime import durable
+from toto.runtime import durable, folder
 from toto.runtime.folder import RunFolder
 
 
@@ -193,13 +195,26 @@ def test_reading_takes_no_lock_and_does_not_log(tmp_path: Path) -> None:
                 call()
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_the_first_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "DYING_S", 0.1)
     with plain(tmp_path):
         with pytest.raises(ValueError, match=f"is being written by process {os.getpid()} on "):
             RunFolder.open(tmp_path, writing=True)
         with pytest.raises(ValueError, match=f"is being written by process {os.getpid()} on "):
             plain(tmp_path)
     RunFolder.open(tmp_path, writing=True).close()
+
+
+def test_a_lock_that_a_dying_process_still_holds_is_waited_for(tmp_path: Path) -> None:
+    first = plain(tmp_path)
+    dies = threading.Timer(0.2, first.close)
+    dies.start()
+    began_s = time.monotonic()
+    RunFolder.open(tmp_path, writing=True).close()
+    assert 0.1 < time.monotonic() - began_s < folder.DYING_S
+    dies.join()
 
 
 HOLDER = """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toto.models import LlamaConfig, cpu_kernels
-from toto.models.attention import causal_attention
+from toto.models.attention import bidirectional_attention, causal_attention, set_direction
 from toto.models.cache import KVCache
 from toto.models.cpu_kernels import (
     build,
@@ -266,6 +266,15 @@ def test_a_compiled_decoder_uses_them() -> None:
     assert all(block.attention.attend is built_attention for block in blocks)
     assert all(block.mlp.gate is built_gate for block in blocks)
     assert model.cross_entropy.score_slopes is built_score_slopes
+
+
+@needed
+def test_what_attends_both_ways_is_left_as_it_is() -> None:
+    model = LlamaConfig(vocab_size=8, width=32, depth=1, heads=1, mlp_width=8, context=4).build()
+    set_direction(model, "bidirectional")
+    compile_decoder(model)
+    block: Any = model.blocks[0]
+    assert block.attention.attend is bidirectional_attention
 
 
 @pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from toto.models import Decoder
+from toto.models.attention import causal_attention
 from toto.models.cpu_kernels import (
     build,
     built_add,
@@ -101,7 +102,7 @@ def compile_decoder(model: Decoder) -> None:
 
 def _use_built(block: torch.nn.Module) -> None:
     attention: Any = getattr(block, "attention", None)
-    if attention is not None:
+    if attention is not None and attention.attend is causal_attention:
         attention.attend = built_attention
     mlp: Any = getattr(block, "mlp", None)
     if isinstance(mlp, SwiGLU):

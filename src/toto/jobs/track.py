@@ -1,6 +1,7 @@
 """`toto track`: follow digits through held-out clips by label propagation, and score it."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from torch import Tensor
 
 from toto.config import to_dict
 from toto.jobs.progress import bar
+from toto.jobs.score_files import write_score
 from toto.metrics.segmentation import score_sequence
 from toto.probe.backbone import Backbone, open_backbone
 from toto.probe.propagate import Propagation
 from toto.probe.protocols import PROTOCOLS
 from toto.runtime.devices import device
 from toto.runtime.folder import RunFolder
-from toto.tasks.tracking import MaskedClip, Tracking, copy_first_mask, overlay, track_clip
+from toto.tasks.answers import Measured
+from toto.tasks.ledger import Model, Protocol, Selection, Split
+from toto.tasks.overlay import compared, film
+from toto.tasks.tracking import MaskedClip, Tracking, copy_first_mask, track_clip
+from toto.tokenizers.base import digest_of
 from toto.types import Clip
 from toto.video.collection import Collection
 from toto.video.datasets.moving_digits import MovingDigits
@@ -88,6 +94,27 @@ class Track:
                 }
                 progress.advance(3)
             clips = {kind: _scores(found, test) for kind, found in followed.items()}
+            models = {
+                "trained": _model(f"{self.run_folder}", backbone.digest(), trained=True),
+                "untrained": _model(
+                    f"fresh, seed 0, in the sizes of {self.run_folder}", fresh.digest()
+                ),
+                "first mask kept": _model(
+                    "none: the first mask stays", digest_of("first mask", {})
+                ),
+            }
+            chose, reported = _split("selection", selection), _split("test", test)
+            for kind, rows in clips.items():
+                picked = None
+                if kind in chosen:
+                    picked = Selection.on(
+                        chose,
+                        _sources(selection),
+                        reported=_sources(test),
+                        among={"layers": len(layers)},
+                        chosen=[f"layer {chosen[kind]}"],
+                    )
+                self._enter(folder, kind, rows, models[kind], reported, picked)
             result = {
                 "where": "moving digits",
                 "protocol": {"name": self.protocol, **to_dict(protocol)},
@@ -106,9 +133,34 @@ class Track:
             names = [clip.clip.source.replace("/", "-") for clip in test]
             masks: dict[str, Any] = dict(zip(names, followed["trained"], strict=True))
             np.savez_compressed(out / "masks.npz", **masks)
-            self._show(out, test, followed["trained"], clips["trained"])
+            words = f"layer {chosen['trained']} of the run, under {self.protocol}"
+            self._show(out, test, followed["trained"], clips["trained"], words)
             folder.write_result("track", result)
             return result
+
+    def _enter(
+        self,
+        folder: RunFolder,
+        kind: str,
+        rows: list[dict[str, Any]],
+        model: Model,
+        reported: Split,
+        selection: Selection | None,
+    ) -> None:
+        """Write a method's scores into the ledger, with those of every clip."""
+        ids = [row["source"] for row in rows]
+        for metric in ("j", "f", "j_and_f"):
+            write_score(
+                folder,
+                f"{self.protocol}-{kind.replace(' ', '-')}-{metric}",
+                Measured.gathered(ids, [[(row["source"], row[metric]) for row in rows]]),
+                metric=metric,
+                protocol=Protocol.of(self.protocol, PROTOCOLS[self.protocol]),
+                model=model,
+                reported=reported,
+                seeds=(0,),
+                selection=selection,
+            )
 
     def _show(
         self,
@@ -116,29 +168,39 @@ class Track:
         test: list[MaskedClip],
         followed: list[np.ndarray],
         rows: list[dict[str, Any]],
+        words: str,
     ) -> None:
         """Draw the clips of middling score: neither the best nor the worst."""
         order = np.argsort([row["j_and_f"] for row in rows])
-        strips = []
-        for index in (order[len(order) // 2], order[len(order) // 4]):
-            frames, masks = test[index].clip.frames.numpy(), test[index].masks
-            columns = len(frames)
-            strips += [
-                overlay(frames, masks, columns=columns, scale=2),
-                overlay(frames, followed[index], columns=columns, scale=2),
-            ]
-        gap = np.full((8, *strips[0].shape[1:]), 255, dtype=np.uint8)
-        picture = np.concatenate([strips[0], strips[1], gap, strips[2], strips[3]])
-        write_png(out / "overlay.png", picture)
         middle = order[len(order) // 2]
+        pictures = []
+        for index in (middle, order[len(order) // 4]):
+            frames = test[index].clip.frames.numpy()
+            said = f"{words}: clip {index}, J&F {100 * rows[index]['j_and_f']:.1f} %"
+            pictures.append(
+                compared(frames, followed[index], test[index].masks, said, len(frames), scale=2)
+            )
+        write_png(out / "overlay.png", np.concatenate(pictures))
         frames = test[middle].clip.frames.numpy()
-        shown = np.stack(
-            [
-                overlay(frames[t : t + 1], followed[middle][t : t + 1], columns=1, scale=4)
-                for t in range(len(frames))
-            ]
-        )
-        write_mp4(out / "overlay.mp4", shown, fps=6)
+        write_mp4(out / "overlay.mp4", film(frames, followed[middle], words, scale=4), fps=6)
+
+
+def _model(name: str, digest: str, *, trained: bool = False) -> Model:
+    return Model(name=name, weights_sha256=(digest,), trained=trained)
+
+
+def _sources(clips: Sequence[MaskedClip]) -> list[str]:
+    return [one.clip.source for one in clips]
+
+
+def _split(name: str, clips: Sequence[MaskedClip]) -> Split:
+    """Describe clips by their frames and masks."""
+    whole = hashlib.sha256()
+    for one in clips:
+        for part in (one.clip.frames.numpy(), one.masks):
+            whole.update(f"{one.clip.source} {part.shape}\n".encode())
+            whole.update(np.ascontiguousarray(part).tobytes())
+    return Split.of(f"moving digits, {name}", whole.hexdigest(), _sources(clips))
 
 
 def _masked(digits: MovingDigits, count: int) -> list[MaskedClip]:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from toto.config import to_dict
-from toto.jobs.davis_features import WITH_LAYERS, Features, Source, source_of
+from toto.jobs.davis_features import TRAINED, WITH_LAYERS, Features, Source, open_sources
 from toto.jobs.progress import Bar, bar
 from toto.jobs.score_davis import score_folder, summary
 from toto.jobs.score_files import write_score
 from toto.metrics.segmentation import VOID, SequenceScore, objects_of
-from toto.probe.backbone import open_backbone
 from toto.probe.protocols import PROTOCOLS, Protocol
 from toto.runtime.devices import device, resolve_precision
 from toto.runtime.folder import RunFolder
 from toto.tasks.answers import Measured
 from toto.tasks.ledger import Model, Selection, Split
 from toto.tasks.ledger import Protocol as LedgerProtocol
-from toto.tasks.tracking import overlay, track_frames
+from toto.tasks.overlay import compared, film
+from toto.tasks.tracking import track_frames
 from toto.video.datasets.davis import Davis
 from toto.video.decode import Decoder
 from toto.video.masks import mask_files, read_mask, write_mask
@@ -47,11 +47,16 @@ class TrackDavis:
     """Names of protocols; `toto list` shows them."""
     features: tuple[Features, ...] = ("run",)
     """`run`, `untrained` (the same model with fresh weights), `tokenizer` (its encoder's vectors
-    before codes are chosen), `rgb` (raw pixels)."""
+    before codes are chosen), `rgb` (raw pixels), `encoder` and `untrained-encoder`."""
     run_folder: Path | None = None
-    """Folder of the pre-training run; `rgb` alone needs none."""
+    """Folder of the pre-training run; `rgb` and encoders need none."""
+    encoder: Path | None = None
+    """Folder of an encoder of pictures that transformers saved, for `encoder` and
+    `untrained-encoder`."""
+    normalised: bool = False
+    """Whether that one's features go through its last norm, as in DINO's own protocol."""
     layer: int | None = None
-    """Layer of the model; what it was chosen on is for whoever chose it to say."""
+    """Layer of the models; what it was chosen on is for whoever chose it to say."""
     choose_on: tuple[str, ...] = ()
     """Sequences that choose the layer instead, by J&F; they are not among those reported."""
     sequences: tuple[str, ...] = ()
@@ -124,12 +129,14 @@ class TrackDavis:
         return sorted(reported)
 
     def _sources(self) -> list[Source]:
-        backbone = None
-        if self.run_folder is not None:
-            precision = resolve_precision(self.precision, device())
-            backbone = open_backbone(self.run_folder, precision=precision)
-            backbone.model.to(device())
-        sources = [source_of(kind, backbone, self.run_folder, self.seed) for kind in self.features]
+        sources = open_sources(
+            self.features,
+            run=self.run_folder,
+            encoder=self.encoder,
+            normalised=self.normalised,
+            precision=resolve_precision(self.precision, device()),
+            seed=self.seed,
+        )
         for source in sources:
             if source.depth is not None and not 0 <= (self.layer or 0) <= source.depth:
                 raise ValueError(f"layer {self.layer} is not in 0..{source.depth} of the model")
@@ -155,7 +162,9 @@ class TrackDavis:
         scores = {one: score_folder(decoder, self._truth(one), masks / one) for one in reported}
         self._enter(folder, name, protocol, source, layer, scores, tried=len(by_layer))
         scored = summary(scores)
-        self._show(decoder, out / "overlays" / f"{name}-{source.kind}", masks, scored)
+        words = source.kind if layer is None else f"{source.kind}, layer {layer}"
+        overlays = out / "overlays" / f"{name}-{source.kind}"
+        self._show(decoder, overlays, masks, scored, f"{words}, under {name}")
         chosen = f"on {', '.join(self.choose_on)}" if by_layer else "given"
         return {
             "protocol": {"name": name, **to_dict(protocol)},
@@ -218,7 +227,7 @@ class TrackDavis:
                 model=Model(
                     name=source.weights,
                     weights_sha256=(source.digest,),
-                    trained=source.kind in ("run", "tokenizer"),
+                    trained=source.kind in TRAINED,
                 ),
                 reported=reported,
                 seeds=(self.seed,),
@@ -283,7 +292,9 @@ class TrackDavis:
             begun.rename(masks / sequence)
         progress.advance()
 
-    def _show(self, decoder: Decoder, to: Path, masks: Path, scored: dict[str, Any]) -> None:
+    def _show(
+        self, decoder: Decoder, to: Path, masks: Path, scored: dict[str, Any], words: str
+    ) -> None:
         """Draw the sequence of middling score: as a video, and eight frames above the truth."""
         by_score = sorted(scored["sequences"], key=lambda one: scored["sequences"][one]["j_and_f"])
         sequence = by_score[len(by_score) // 2]
@@ -295,16 +306,13 @@ class TrackDavis:
         )
         if set(np.unique(true).tolist()) <= {0, VOID}:
             true = (true == VOID).astype(np.uint8)
-        shown = [
-            overlay(frames[t : t + 1], found[t : t + 1], columns=1, scale=1)
-            for t in range(len(files))
-        ]
-        write_mp4(to.with_suffix(".mp4"), np.stack(shown), fps=24)
+        score = scored["sequences"][sequence]["j_and_f"]
+        words = f"{words}: {sequence}, J&F {100 * score:.1f} %"
+        write_mp4(to.with_suffix(".mp4"), film(frames, found, words), fps=24)
         picked = np.linspace(0, len(files) - 1, 8).round().astype(int)
-        small = (slice(None), slice(None, None, 2), slice(None, None, 2))
-        rows = [overlay(frames[picked][small], ids[picked][small], 4, 1) for ids in (found, true)]
-        gap = np.full((8, rows[0].shape[1], 3), 255, np.uint8)
-        write_png(to.with_suffix(".png"), np.concatenate([rows[0], gap, rows[1]]))
+        frames, found, true = (each[picked, ::2, ::2] for each in (frames, found, true))
+        picture = compared(frames, found, true, words, columns=4, scale=1)
+        write_png(to.with_suffix(".png"), picture)
 
     def _frames(self, sequence: str) -> list[Path]:
         return frame_files(self.davis / "JPEGImages" / self.resolution / sequence)

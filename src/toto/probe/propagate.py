@@ -76,7 +76,7 @@ def propagate(
     first_mask: Float32[Tensor, "Y X J"],
     config: Propagation,
     *,
-    tile: int = 12,
+    tile: int = 8,
 ) -> Float32[Tensor, "T Y X J"]:
     """Carry the first frame's labels through the clip, frame after frame.
 
@@ -104,7 +104,7 @@ def follow(
     first_mask: Float32[Tensor, "Y X J"],
     config: Propagation,
     *,
-    tile: int = 12,
+    tile: int = 8,
 ) -> Iterator[Float32[Tensor, "Y X J"]]:
     """Do as `propagate`, but take and give frames one by one.
 
@@ -120,9 +120,10 @@ def follow(
                 f"a mask {tuple(first_mask.shape)} does not lie on features "
                 f"{tuple(features_YXD.shape)} of frame {frame}"
             )
-        if not bool(features_YXD.isfinite().all()):
+        length_YX1 = features_YXD.norm(dim=-1, keepdim=True)
+        if not bool(length_YX1.isfinite().all()):
             raise ValueError("a feature is not finite; look at the layer they come from")
-        unit_YXD = F.normalize(features_YXD, dim=-1)
+        unit_YXD = features_YXD / length_YX1.clamp_min(1e-12)
         if first is None:
             first = _Seen(unit_YXD, first_mask)
             recent.append(first)
@@ -206,50 +207,78 @@ def grid_to_mask(
     return masks
 
 
+class _Tile(NamedTuple):
+    """Cells that are asked together: where they are, what they may see, how alike it is.
+
+    `affinity_PK` has a part for each frame; -inf in `bias_PK` is what is out of reach.
+    """
+
+    area: tuple[slice, slice]
+    window: tuple[slice, slice]
+    query_PD: Tensor
+    bias_PK: Tensor
+    affinity_PK: Tensor
+    parts: tuple[Tensor, ...]
+
+
 @torch.no_grad()
-def _labelled(unit_YXD: Tensor, seen: list[_Seen], config: Propagation, tile: int) -> Tensor:
+def _labelled(unit_YXD: Tensor, seen: list[_Seen], config: Propagation, side: int) -> Tensor:
     """Give the cells of a frame their labels: [Y X J]."""
     rows, columns, _ = unit_YXD.shape
+    free = [config.first_frame_always and not config.radius_applies_to_first]
+    free += [False] * (len(seen) - 1)
     found = torch.empty_like(seen[0].labels)
-    for top in range(0, rows, tile):
-        for left in range(0, columns, tile):
-            area = (slice(top, min(top + tile, rows)), slice(left, min(left + tile, columns)))
-            found[area] = _label_tile(unit_YXD, seen, area, config)
+    for left in range(0, columns, side):
+        across = slice(left, min(left + side, columns))
+        tiles = [
+            _tile(unit_YXD, (slice(top, min(top + side, rows)), across), config, free)
+            for top in range(0, rows, side)
+        ]
+        reached = tiles[0].window[1]
+        for place, source in enumerate(seen):
+            # One copy for all tiles of the column: the window of each is some of its rows.
+            keys_YXD = source.unit if free[place] else source.unit[:, reached].contiguous()
+            for tile in tiles:
+                down, bias = (slice(None), 0) if free[place] else (tile.window[0], tile.bias_PK)
+                cosine_PK = _cosine(tile.query_PD, keys_YXD[down].flatten(0, 1))
+                # Right into its place: gathering the parts afterwards took an eighth of the time.
+                torch.add(cosine_PK, bias, out=tile.parts[place])
+        for tile in tiles:
+            labels = [
+                (one.labels if everywhere else one.labels[tile.window]).flatten(0, 1)
+                for one, everywhere in zip(seen, free, strict=True)
+            ]
+            found[tile.area] = _label_tile(tile, torch.cat(labels), config)
     return found
 
 
-def _label_tile(
-    unit_YXD: Tensor, seen: list[_Seen], area: tuple[slice, slice], config: Propagation
-) -> Tensor:
-    """Give the cells of one tile their labels: [y x J]."""
+def _tile(
+    unit_YXD: Tensor, area: tuple[slice, slice], config: Propagation, free: list[bool]
+) -> _Tile:
+    """Make a tile whose affinities are still to be computed; `free` frames are seen whole."""
     rows, columns, width = unit_YXD.shape
     window = (_widened(area[0], config.radius, rows), _widened(area[1], config.radius, columns))
     query_PD = unit_YXD[area].reshape(-1, width)
     bias_PK = _window_bias(area, window, config, unit_YXD.device)
-    keys, biases, labels = [], [], []
-    for place, source in enumerate(seen):
-        free = place == 0 and config.first_frame_always and not config.radius_applies_to_first
-        where = (slice(None), slice(None)) if free else window
-        keys.append(source.unit[where].reshape(-1, width))
-        biases.append(0 if free else bias_PK)
-        labels.append(source.labels[where].flatten(0, 1))
-    label_KJ = torch.cat(labels)
-    affinity_PK = query_PD.new_empty(len(query_PD), len(label_KJ))
-    parts = affinity_PK.split([len(key_KD) for key_KD in keys], dim=1)
-    for part_PK, key_KD, bias in zip(parts, keys, biases, strict=True):
-        # Right into its place: gathering the parts afterwards took an eighth of the time.
-        torch.add(_cosine(query_PD, key_KD), bias, out=part_PK)
-    best_Pk, index_Pk = affinity_PK.topk(min(config.topk, len(label_KJ)), dim=1)
+    keys = [rows * columns if everywhere else bias_PK.shape[1] for everywhere in free]
+    affinity_PK = query_PD.new_empty(len(query_PD), sum(keys))
+    return _Tile(area, window, query_PD, bias_PK, affinity_PK, affinity_PK.split(keys, dim=1))
+
+
+def _label_tile(tile: _Tile, label_KJ: Tensor, config: Propagation) -> Tensor:
+    """Mix the labels of what is most like each cell of a tile: [y x J]."""
+    best_Pk, index_Pk = tile.affinity_PK.topk(min(config.topk, len(label_KJ)), dim=1)
     weight_Pk = (best_Pk / config.temperature).softmax(dim=1)
     label_PJ = torch.einsum("pk,pkj->pj", weight_Pk, label_KJ[index_Pk])
-    return label_PJ.unflatten(0, (area[0].stop - area[0].start, area[1].stop - area[1].start))
+    down, right = tile.area
+    return label_PJ.unflatten(0, (down.stop - down.start, right.stop - right.start))
 
 
 def _cosine(query_PD: Tensor, key_KD: Tensor) -> Tensor:
     if query_PD.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        # torch's own fp32 product takes twice as long as oneDNN's on AMD, and it is most of the
-        # time spent here; oneDNN is fastest with the longer side first.
-        return F.linear(key_KD.to_mkldnn(), query_PD).to_dense().T
+        # torch's own fp32 product takes up to twice as long as oneDNN's on AMD, and it is most of
+        # the time spent here; oneDNN is fastest with the longer side first.
+        return torch.ops.mkldnn._linear_pointwise(key_KD, query_PD, None, "none", [], "").T
     return query_PD @ key_KD.T
 
 

@@ -102,6 +102,11 @@ class TransformersEncoder:
         """Frames that share a feature: 1 for encoders of pictures."""
         return self._config.tubelet_size if self.family.video else 1
 
+    @property
+    def patch_px(self) -> int:
+        """Side of the square of pixels that a feature stands for."""
+        return int(self._config.patch_size)
+
     def digest(self) -> str:
         """sha256 of configuration, preprocessing and all weights; not of the precision."""
         said = {
@@ -142,7 +147,7 @@ class TransformersEncoder:
             ValueError: if a side is not a multiple of the patch, or the encoder's positions do not
                 fit that size.
         """
-        patch_px = self._patch_px
+        patch_px = self.patch_px
         height, width = frames.shape[1:3]
         if height % patch_px or width % patch_px:
             raise ValueError(
@@ -169,16 +174,12 @@ class TransformersEncoder:
     def _config(self) -> Any:
         return self.model.config
 
-    @property
-    def _patch_px(self) -> int:
-        return int(self._config.patch_size)
-
     @torch.no_grad()
     def _read(
         self, pixels: Float[Tensor, "B T 3 H W"], layers: Collection[int]
     ) -> dict[int, Float[Tensor, "B T1 Y X D"]]:
         batch, frames, _, height, width = pixels.shape
-        grid = (frames // self.tubelet, height // self._patch_px, width // self._patch_px)
+        grid = (frames // self.tubelet, height // self.patch_px, width // self.patch_px)
         self._require_size(frames, height, width)
         if not self.family.video:
             pixels = pixels.flatten(0, 1)

@@ -4,7 +4,6 @@ Nothing is trained: the first frame's mask is carried through the clip by featur
 the score says what the features know about correspondence.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,20 +15,6 @@ from toto.metrics.segmentation import VOID, score_sequence
 from toto.probe.propagate import Propagation, follow, grid_to_mask, mask_to_grid, propagate
 from toto.probe.protocols import Protocol
 from toto.types import Clip
-
-COLOURS = np.array(
-    [
-        [230, 159, 0],
-        [86, 180, 233],
-        [0, 158, 115],
-        [240, 228, 66],
-        [0, 114, 178],
-        [213, 94, 0],
-        [204, 121, 167],
-    ],
-    np.uint8,
-)
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; object 1 has the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -168,52 +153,3 @@ def copy_first_mask(
 ) -> UInt8[np.ndarray, "T H W"]:
     """The baseline that sees no motion: the first mask in every frame."""
     return np.repeat(first_mask_ids[None], frames, axis=0)
-
-
-def overlay(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    ids: UInt8[np.ndarray, "T H W"],
-    columns: int = 8,
-    scale: int = 3,
-) -> UInt8[np.ndarray, "H1 W1 3"]:
-    """Draw masks over frames and lay the frames out in rows, for people to look at.
-
-    Args:
-        frames: sRGB bytes.
-        ids: an object's id at each pixel; 0 and 255 are left as they are.
-        columns: how many frames a row holds.
-        scale: how many pixels a pixel becomes, each way.
-
-    Returns:
-        One sRGB image; two white pixels part the frames.
-
-    Raises:
-        ValueError: if the masks do not match the frames.
-    """
-    if ids.shape != frames.shape[:3]:
-        raise ValueError(f"masks {ids.shape} do not match frames {frames.shape[:3]}")
-    gap_px = 2
-    shown = (ids != 0) & (ids != VOID)
-    colour = COLOURS[(ids.astype(np.int64) - 1) % len(COLOURS)]
-    tinted = np.where(shown[..., None], frames // 2 + colour // 2, frames)
-    drawn = np.where((shown & _outline(ids))[..., None], colour, tinted)
-    drawn = drawn.repeat(scale, axis=1).repeat(scale, axis=2)
-
-    columns = min(columns, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
-    _, height, width, _ = drawn.shape
-    canvas = np.full(
-        (rows * (height + gap_px) - gap_px, columns * (width + gap_px) - gap_px, 3), 255, np.uint8
-    )
-    for index, picture in enumerate(drawn):
-        top = index // columns * (height + gap_px)
-        left = index % columns * (width + gap_px)
-        canvas[top : top + height, left : left + width] = picture
-    return canvas
-
-
-def _outline(ids: np.ndarray) -> np.ndarray:
-    """Mark the pixels that have a neighbour of another id: bool [T H W]."""
-    padded = np.pad(ids, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    around = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
-    return np.logical_or.reduce([ids != other for other in around])

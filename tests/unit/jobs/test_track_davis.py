@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from made_encoders import DEPTH, saved
 from made_run_folders import GRID, add_checkpoint, save_run, strange
 from toto.jobs.ledger import Ledger
 from toto.jobs.pretrain import Pretrain
@@ -14,8 +15,11 @@ from toto.jobs.score_davis import ScoreDavis
 from toto.jobs.track_davis import TrackDavis, cross_table
 from toto.models import LlamaConfig
 from toto.probe.protocols import PROTOCOLS
+from toto.probe.transformers_encoder import open_encoder
 from toto.runtime.folder import RunFolder
-from toto.video.masks import write_mask
+from toto.tasks.tracking import track_frames
+from toto.video.decode import Decoder
+from toto.video.masks import mask_files, read_mask, write_mask
 
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
 
@@ -68,6 +72,7 @@ def test_scores_are_those_of_the_masks_it_wrote(davis: Path, tmp_path: Path) -> 
         assert mask.mode == "P"
     with Image.open(out / "overlays" / "tiny-rgb.png") as overlay:
         assert overlay.width == 4 * WIDTH // 2 + 3 * 2
+        assert overlay.height > 4 * HEIGHT // 2 + 2 * 2 + 2 * 14  # words above each half
     assert f"{100 * row['scores']['j_and_f_mean']:.1f}" in cross_table(result)
 
 
@@ -112,6 +117,58 @@ def test_the_layer_is_chosen_on_other_sequences(davis: Path, run: Path, tmp_path
     for row in match:
         same = next(one for one in again if one["features"] == row["features"])
         assert same["scores"] == row["scores"]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "vit"])
+def test_an_encoder_of_another_project_tracks(kind: str, davis: Path, tmp_path: Path) -> None:
+    job = TrackDavis(
+        davis=davis,
+        protocol=("tiny",),
+        features=("encoder", "untrained-encoder"),
+        encoder=saved(tmp_path / kind, kind),
+        normalised=True,
+        choose_on=("cat",),
+        precision="fp32",
+    )
+    result = job.run(tmp_path / "track")
+    read, fresh = result["rows"]
+    assert read["choice"].keys() == {str(layer) for layer in range(DEPTH + 1)}
+    folder = tmp_path / "track" / read["masks"] / "ant"
+    encoder = open_encoder(tmp_path / kind, normalised=True)
+    with Decoder() as decoder:
+        frames = [
+            torch.from_numpy(decoder.read_image(davis / f"JPEGImages/480p/ant/{t:05d}.jpg"))
+            for t in range(FRAMES)
+        ]
+        masks = [read_mask(decoder, path) for path in mask_files(folder).values()]
+    layer = read["layer"]
+    features = (encoder.features(frame[None], [layer])[layer][0] for frame in frames)
+    expected = track_frames(features, masks[0], (1,), PROTOCOLS["tiny"])
+    np.testing.assert_array_equal(masks, [*expected])
+    scores = {
+        row["features"]: json.loads(
+            (tmp_path / f"track/results/score-tiny-{row['features']}-j.json").read_text()
+        )
+        for row in (read, fresh)
+    }
+    assert [one["model"]["trained"] for one in scores.values()] == [True, False]
+    assert scores["encoder"]["model"]["weights_sha256"] == [encoder.digest()]
+    assert scores["untrained-encoder"]["model"]["weights_sha256"] != [encoder.digest()]
+
+
+def test_sizes_alone_make_an_untrained_encoder(davis: Path, tmp_path: Path) -> None:
+    (saved(tmp_path / "vit", "vit") / "model.safetensors").unlink()
+    job = TrackDavis(
+        davis=davis,
+        protocol=("tiny",),
+        features=("untrained-encoder",),
+        encoder=tmp_path / "vit",
+        layer=DEPTH,
+    )
+    (row,) = job.run(tmp_path / "track")["rows"]
+    assert row["weights"] == f"fresh, seed 0, in the sizes of {tmp_path / 'vit'}"
+    with pytest.raises(ValueError, match="vit has no safetensors; give the folder with the"):
+        replace(job, features=("encoder",)).run(tmp_path / "other")
 
 
 def test_a_second_call_goes_on_where_the_first_was_killed(
@@ -185,6 +242,21 @@ def test_rejects_a_sequence_that_chooses_and_is_reported() -> None:
 def test_rejects_features_of_a_run_without_one(davis: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="features 'run' are those of a run; give --run-folder"):
         TrackDavis(davis=davis, protocol=("tiny",), layer=1).run(tmp_path / "track")
+
+
+def test_rejects_features_of_an_encoder_without_one(davis: Path, tmp_path: Path) -> None:
+    job = TrackDavis(davis=davis, protocol=("tiny",), features=("encoder",), layer=1)
+    with pytest.raises(ValueError, match="'encoder' are those of another encoder; give --encoder"):
+        job.run(tmp_path / "track")
+
+
+def test_rejects_an_encoder_of_clips(davis: Path, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "videomae", "videomae")
+    job = TrackDavis(
+        davis=davis, protocol=("tiny",), features=("encoder",), encoder=folder, layer=1
+    )
+    with pytest.raises(ValueError, match="reads clips, and frames are shown one by one; give an"):
+        job.run(tmp_path / "track")
 
 
 def test_rejects_a_layer_that_is_not_there(davis: Path, run: Path, tmp_path: Path) -> None:

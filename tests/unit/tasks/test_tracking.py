@@ -6,11 +6,9 @@ from torch import Tensor
 from toto.metrics.segmentation import score_sequence
 from toto.probe.protocols import PROTOCOLS
 from toto.tasks.tracking import (
-    COLOURS,
     MaskedClip,
     Tracking,
     copy_first_mask,
-    overlay,
     track_clip,
 )
 from toto.types import Clip
@@ -76,23 +74,6 @@ def test_a_tracked_clip_has_the_size_asked_for() -> None:
     assert set(np.unique(ids)) == {0, 3}
 
 
-def test_overlay_tints_outlines_and_lays_out() -> None:
-    frames = np.full((3, 6, 8, 3), 100, np.uint8)
-    ids = np.zeros((3, 6, 8), np.uint8)
-    ids[1, 1:5, 2:6] = 1
-    ids[2] = 255
-    image = overlay(frames, ids, columns=2, scale=2)
-    assert image.shape == (2 * 12 + 2, 2 * 16 + 2, 3)
-    assert (image[:12, :16] == 100).all()
-    assert (image[14:, :16] == 100).all()
-    assert (image[12:14] == 255).all()
-    assert (image[14:, 16:] == 255).all()
-    second = image[:12, 18:]
-    assert (second[2, 4] == COLOURS[0]).all()
-    assert (second[5, 7] == 50 + COLOURS[0] // 2).all()
-    assert (second[1, 4] == 100).all()
-
-
 def test_rejects_masks_that_do_not_match_the_frames() -> None:
     masked = moving_square(frames=3)
     with pytest.raises(ValueError, match=r"made: masks \(2, 64, 64\) do not match frames \(3, 64"):
@@ -108,8 +89,3 @@ def test_rejects_a_clip_without_an_object() -> None:
 def test_rejects_tracking_without_clips() -> None:
     with pytest.raises(ValueError, match="tracking needs at least one clip"):
         Tracking(clips=(), propagation=PROTOCOLS["demo"].propagation)
-
-
-def test_overlay_rejects_masks_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"masks \(1, 4, 4\) do not match frames \(1, 4, 5\)"):
-        overlay(np.zeros((1, 4, 5, 3), np.uint8), np.zeros((1, 4, 4), np.uint8))

@@ -55,12 +55,12 @@ PREPROCESSOR = {
 }
 
 
-def saved(folder: Path, kind: str) -> Path:
+def saved(folder: Path, kind: str, **changes: Any) -> Path:
     """A model of the family with random weights, norms and biases too."""
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(3)
-    config = AutoConfig.for_model(kind, **CONFIGS[kind])
+    config = AutoConfig.for_model(kind, **CONFIGS[kind], **changes)
     model = AutoModel.from_config(config)
     with torch.no_grad():
         for module in model.modules():

@@ -20,6 +20,7 @@ from toto.recipes import FINETUNE
 from toto.tasks.classification import Task
 from toto.tokenizers import load_tokenizer
 from toto.types import TokenGrid
+from toto.video.manifest import Row, write_manifest
 
 CLASSES = 3
 LLAMA = LlamaConfig(vocab_size=19, width=32, depth=2, heads=2, mlp_width=64, context=66)
@@ -73,6 +74,29 @@ def write_labelled(
         write_shard(folder / name / "00000", description, clips)
         write_index(folder / name)
     return folder
+
+
+def write_lost(folder: Path, lost: dict[str, tuple[str, str]]) -> None:
+    """Write a manifest of clips that no shard holds.
+
+    Args:
+        folder: of the manifest.
+        lost: status and split of each, by its name.
+    """
+    rows = [
+        Row(
+            source="made",
+            path=clip,
+            clip=clip,
+            sha256=None,
+            status=status,
+            stage="open",
+            reason="not there",
+            split=split,
+        )
+        for clip, (status, split) in lost.items()
+    ]
+    write_manifest(folder / "manifest.parquet", rows)
 
 
 def write_run(out: Path, config: DecoderConfig = LLAMA) -> Decoder:

@@ -25,7 +25,7 @@ def strange(config: DecoderConfig) -> Decoder:
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             parameter.uniform_(0.5, 1.5)
-        elif name.endswith("norm.bias"):
+        elif name.endswith("bias") and "mixer" not in name:
             parameter.normal_(std=0.3)
         elif name.endswith(("mixer.select.weight", "mixer.step.weight", "mixer.output.weight")):
             # Or a Mamba with a tied head would say the same code again and again.

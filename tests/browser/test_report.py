@@ -60,14 +60,14 @@ def test_the_page_opens_whole_at(browser: Any, report: Path, width_px: int, sche
         assert page.evaluate(wide) == 0
 
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 4
+        assert len(widths) == 5
         assert min(widths) > 0
         errors = page.evaluate("[...document.querySelectorAll('video')].map(v => v.error)")
         assert errors == [None]
 
         assert page.locator("h1").count() == 1
         assert page.locator("h2").all_inner_texts()[0] == "The data"
-        assert page.locator("h2").count() == 9
+        assert page.locator("h2").count() == 11
         smallest_px = page.evaluate(
             "Math.min(...[...document.querySelectorAll('svg text')]"
             ".map(text => text.getBoundingClientRect().height))"

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import mask_checks
 import numpy as np
 import score_checks
 import torch
+import view_checks
 from PIL import Image
 from scipy.io import savemat
 from torch import Tensor, nn
 
 from toto.data.token_set import TokenSet
-from toto.jobs import evaluation, labelled_clips, listed_samples
+from toto.jobs import evaluation, labelled_clips, labelled_splits, listed_samples
 from toto.jobs import probe as probe_job
 from toto.models.attention import causal_attention
 from toto.probe import backbone, fit, preprocessing, transformers_encoder
@@ -56,16 +58,23 @@ def truth(clip: int) -> int:
 
 def labels_are_those_of_their_clips(made: Made, out: Path) -> None:
     """An oracle that knows every clip by its name is right about all of them."""
-    tokens = TokenSet(made.shards / "made" / "many")
-    listed = listed_samples.ListedSamples.of(tokens)
+    many = _many(made)
+    listed = listed_samples.ListedSamples.of(many)
     assert len(listed.read) == CLIPS
     knows = {name: truth(int(name.rpartition("#")[2])) for name in listed.read}
     ranked = torch.tensor([[knows[name]] for name in listed.read])
-    found = listed.classified(tokens.labels("class"), [ranked], classes=CLASSES)
+    found = listed.classified(many.labels[0], [ranked], classes=CLASSES)
     # Two more are in the manifest: one is not there, one cannot be read.
     assert found.samples.missing == ("made/gone.mp4",)
     assert found.samples.undecodable == ("made/broken.mp4",)
     assert answers.compute("top1", found) == (CLIPS / (CLIPS + 2),)
+
+
+def _many(made: Made) -> labelled_splits.LabelledSplit:
+    """The clips as a test split; the others hold them too."""
+    tokens = TokenSet(made.shards / "made" / "many")
+    sets = dict.fromkeys(labelled_splits.SPLITS, tokens)
+    return labelled_splits.labelled_splits(sets, {"kind": CLASSES}, share=0.1)["test"]
 
 
 def classes_have_their_names(made: Made, out: Path) -> None:
@@ -182,6 +191,8 @@ class _Told(nn.Module):
 class _Clips:
     """Labelled clips of which the evaluation must ask for each once."""
 
+    classes = CLASSES
+
     def __init__(self) -> None:
         self.labels = torch.tensor([truth(clip) for clip in range(CLIPS)]) % CLASSES
         self.asked: list[int] = []
@@ -189,7 +200,7 @@ class _Clips:
     def __len__(self) -> int:
         return CLIPS
 
-    def evaluated(self, clips: Any) -> Any:
+    def viewed(self, clips: Any, views: Any, *, clip: int, crop: int) -> Any:
         self.asked += list(clips)
         return SimpleNamespace(ids=self.labels[list(clips)][:, None], numbers=list(clips))
 
@@ -202,27 +213,25 @@ def every_clip_counts_once_over_any_ranks(made: Made, out: Path) -> None:
         return Answer(model(batch.ids), torch.tensor(float(np.mean(batch.numbers))))
 
     for world in (1, 2, 3):
-        total, losses, read = torch.zeros(1, CLIPS, dtype=torch.int64), 0.0, []
+        total, losses, read = torch.zeros(1, CLIPS, 5, dtype=torch.int64), 0.0, []
         for rank in range(world):
             clips, part = _Clips(), []
             shares = Ranks(rank=rank, world=world)
-            before = evaluation.summed
-            evaluation.summed = lambda values, _, part=part: part.append(values) or values
-            try:
-                model = _Told().train()
-                with torch.random.fork_rng():
-                    found = evaluation.evaluate(
-                        model, answer, clips, ranks=shares, place=torch.device("cpu")
-                    )
-            finally:
-                evaluation.summed = before
+            model = _Told().train()
+            own = patch.object(
+                Ranks, "summed", lambda _, values, part=part: part.append(values) or values
+            )
+            with own, torch.random.fork_rng():
+                found = evaluation.evaluate(
+                    model, answer, clips, ranks=shares, place=torch.device("cpu")
+                )
             total += part[0]
             losses += float(part[1].sum())
             groups = math.ceil(CLIPS / evaluation.TOGETHER)
             read += clips.asked[: sum(map(len, _groups(rank, world, groups)))]
             if world == 1:
                 assert found.accuracies == (1.0,)
-        assert torch.equal(total[0], clips.labels)
+        assert torch.equal(total[0, :, 0], clips.labels)
         assert losses == sum(range(CLIPS))
         assert sorted(read) == list(range(CLIPS))
 
@@ -237,13 +246,9 @@ def _groups(rank: int, world: int, groups: int) -> list[range]:
 
 def the_middle_of_a_clip_is_evaluated(made: Made, out: Path) -> None:
     """Clips of 3 frames of which 1 is read give the middle one, in the order that was asked."""
-    tokens = TokenSet(made.shards / "made" / "many")
-    layout = backbone.Layout(
-        backbone.LayoutConfig(frames=1), codes=tokens.description.vocab_size, frame_tokens=16
-    )
-    task = classification.Task(name="class", classes=CLASSES)
-    clips = labelled_clips.LabelledClips(tokens, task, layout)
-    batch = clips.evaluated([3, 1])
+    layout = backbone.Layout(backbone.LayoutConfig(frames=1), codes=16, frame_tokens=16)
+    clips = labelled_clips.LabelledClips(_many(made), layout)
+    batch = clips.viewed([3, 1])
     assert batch.ids[:, 1].tolist() == [4, 2]
     assert batch.targets.argmax(-1).tolist() == [truth(3), truth(1)]
 
@@ -336,6 +341,9 @@ CHECKS: dict[str, Callable[[Made, Path], None]] = {
         the_likeliest_class_is_the_answer,
         features_are_of_the_model_that_is_scored,
         views_are_averaged_as_probabilities,
+        view_checks.every_view_of_a_clip_is_another,
+        view_checks.classes_are_those_of_the_training_words,
+        view_checks.squares_of_a_clip_stay_together,
         score_checks.lost_samples_count_as_wrong,
         score_checks.top_k_is_among_the_first_k,
         score_checks.the_ledger_sees_what_was_changed,

@@ -65,7 +65,7 @@ MUTANTS: dict[str, Mutant] = {
         "toto.data.token_set:TokenSet._span", "- before) + start", "- before) + start - 1"
     ),
     "clips begin at their start": mutant(
-        "toto.jobs.labelled_clips:LabelledClips.start", "int(share * (room + 1))", "0"
+        "toto.jobs.labelled_clips:LabelledClips.viewed", "int(places[0])", "0"
     ),
     "video resized without antialias": mutant(
         "toto.video.transforms:_scaled",
@@ -159,10 +159,10 @@ MUTANTS: dict[str, Mutant] = {
         "range(0, len(clips) - TOGETHER + 1, TOGETHER)",
     ),
     "a mean of batches, not of clips": mutant(
-        "toto.jobs.evaluation:evaluate", ".double() * len(group)", ".double() * TOGETHER"
+        "toto.jobs.evaluation:evaluate", ".mean() * len(group)", ".mean() * TOGETHER"
     ),
     "the least likely class": mutant(
-        "toto.jobs.evaluation:evaluate", "found.scores.argmax(-1)", "found.scores.argmin(-1)"
+        "toto.jobs.evaluation:evaluate", ".topk(kept)", ".topk(kept, largest=False)"
     ),
     "top-1 of another axis": mutant("toto.probe.fit:predict", "argmax(-1)", "argmax(-2)"),
     "lost samples left out of the count": mutant(
@@ -196,6 +196,39 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "three times the same crop": mutant(
         "toto.tasks.views:crop_shares", "(0.0, 0.5, 1.0)", "(0.5, 0.5, 0.5)"
+    ),
+    "the same clip in all views": mutant(
+        "toto.jobs.labelled_clips:LabelledClips.viewed", "clip=clip, clips", "clip=0, clips"
+    ),
+    "the same square in all views": mutant(
+        "toto.jobs.labelled_clips:LabelledClips.viewed", "else squares[crop]", "else squares[0]"
+    ),
+    "views left out": mutant(
+        "toto.jobs.evaluation:_views_of", "range(views.temporal)", "range(1, views.temporal)"
+    ),
+    "one view is the first square": mutant(
+        "toto.jobs.labelled_splits:LabelledSplit.numbers", "[len(squares) // 2]", "[0]"
+    ),
+    "squares in the order of the shards": mutant(
+        "toto.jobs.labelled_splits:_clips", "in sorted(squares)", "in squares"
+    ),
+    "every square is a sample": mutant(
+        "toto.jobs.labelled_splits:labelled_splits",
+        'if name == "train" else',
+        'if name != "selection" else',
+    ),
+    "squares of a clip on both sides": mutant(
+        "toto.jobs.labelled_splits:_clips",
+        "found.setdefault(name, [])",
+        "found.setdefault(f'{name} {crop}', [])",
+    ),
+    "classes in the order of the clips": mutant(
+        "toto.jobs.labelled_splits:_classes",
+        "tuple(sorted(set(train.words())))",
+        "tuple(dict.fromkeys(train.words()))",
+    ),
+    "classes of another number": mutant(
+        "toto.jobs.labelled_splits:_classes", "expected not in (None, len(classes))", "False"
     ),
     # Choices and records.
     "the test split chooses": mutant(
@@ -243,9 +276,9 @@ MUTANTS: dict[str, Mutant] = {
         'digest({"backbone": facts["backbone"]})',
     ),
     "each split with classes of its own": mutant(
-        "toto.jobs.atlas_clips:atlas_clips",
-        "torch.tensor([place[word] for word in found])",
-        "torch.tensor([sorted(set(found)).index(word) for word in found])",
+        "toto.jobs.labelled_splits:_numbers",
+        "enumerate(classes)",
+        "enumerate(sorted(set(tokens.words())))",
     ),
     "the atlas chooses by the test split": mutant(
         "toto.studies.layers:pick", "[outcome.selection for", "[outcome.test for"

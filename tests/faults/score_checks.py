@@ -97,7 +97,11 @@ def splits_share_their_classes(*_: object) -> None:
     words = {"train": "cab", "selection": "abc", "test": "cb"}
     sets: dict[str, Any] = {
         name: SimpleNamespace(
-            path=name, lengths=torch.ones(3), clips=[SimpleNamespace(label=one) for one in labels]
+            path=name,
+            lengths=torch.ones(3),
+            words=lambda labels=labels: list(labels),
+            names=lambda labels=labels: list(labels),
+            crops=lambda labels=labels: [(0.5, 0.5)] * len(labels),
         )
         for name, labels in words.items()
     }

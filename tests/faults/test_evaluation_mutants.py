@@ -6,12 +6,10 @@ mutant would do nothing once the code has moved on.
 
 import importlib
 import inspect
-import json
 import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,13 @@ import torch
 from evaluation_checks import CHECKS, CLIPS, FRAMES, Made, truth
 from evaluation_mutants import MUTANTS, Mutant
 
-from made_encoders import CONFIGS, PREPROCESSOR
+from made_encoders import saved
 from made_grey import of_grey
-from made_labelled import LLAMA, write_run
+from made_labelled import LLAMA, write_lost, write_run
 from toto.data.records import ClipRecord
 from toto.data.shards import write_shard
 from toto.data.token_set import write_index
 from toto.types import TokenGrid
-from toto.video.manifest import Row, write_manifest
 
 
 @contextmanager
@@ -77,17 +74,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("evaluated")
     torch.manual_seed(0)
     write_run(folder / "run", LLAMA)
-    _write_encoder(folder / "encoder")
+    saved(folder / "encoder", "vit", hidden_dropout_prob=0.5)
     _write_many(folder / "shards")
     return Made(shards=folder / "shards", run=folder / "run", encoder=folder / "encoder")
-
-
-def _write_encoder(folder: Path) -> None:
-    from transformers import AutoModel, ViTConfig
-
-    config = ViTConfig(**CONFIGS["vit"], hidden_dropout_prob=0.5)
-    AutoModel.from_config(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
 
 
 def _write_many(folder: Path) -> None:
@@ -102,7 +91,7 @@ def _write_many(folder: Path) -> None:
             times_s=tuple(range(FRAMES)),
             side_px=32,
             crop=(0.5, 0.5),
-            labels={"class": truth(clip)},
+            labels={"kind": truth(clip)},
         )
         pixels = (clip + frame[..., None]).expand(FRAMES, 32, 32, 3).byte().contiguous()
         clips.append((TokenGrid(ids=ids, vocab_size=16), record, pixels))
@@ -111,24 +100,12 @@ def _write_many(folder: Path) -> None:
     for number, part in enumerate((clips[:25], clips[25:])):
         write_shard(folder / "made" / "many" / f"{number:05d}", description, part)
     write_index(folder / "made" / "many")
-    lost = Row(
-        source="made",
-        path="gone.mp4",
-        clip="gone.mp4",
-        sha256=None,
-        status="missing",
-        stage="open",
-        reason="not there",
-        split="many",
-    )
-    write_manifest(
-        folder / "manifest.parquet",
-        [
-            lost,
-            replace(lost, path="broken.mp4", clip="broken.mp4", status="refused"),
-            replace(lost, path="other.mp4", clip="other.mp4", split="train"),
-        ],
-    )
+    lost = {
+        "gone.mp4": ("missing", "many"),
+        "broken.mp4": ("refused", "many"),
+        "other.mp4": ("missing", "train"),
+    }
+    write_lost(folder, lost)
 
 
 def test_the_checks_find_nothing_in_what_is_whole(made: Made, tmp_path: Path) -> None:

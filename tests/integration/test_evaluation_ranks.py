@@ -12,12 +12,14 @@ from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
 from toto.jobs import evaluation
 from toto.jobs.labelled_clips import LabelledBatch, LabelledClips
+from toto.jobs.labelled_splits import labelled_splits
 from toto.models import DecoderConfig
 from toto.probe.classifier import Answer, Classifier, HeadConfig, StoppedProbes
 from toto.runtime.devices import distributed
-from toto.tasks.classification import Task
+from toto.tasks.ledger import Views
 
-FRAMES, GROUP = 4, 2
+FRAMES, GROUP = 3, 2
+VIEWS = Views(temporal=2)
 """Clips of a forward pass: few, so that every rank has some and the last has fewer."""
 
 
@@ -39,23 +41,26 @@ def evaluated(shards: Path, out: Path, config: DecoderConfig) -> None:
         return model(batch.ids)
 
     with distributed() as ranks:
-        tokens = TokenSet(shards / "test")
+        sets = {name: TokenSet(shards / name) for name in SPLITS}
         layout = Layout(LayoutConfig(frames=FRAMES), codes=16, frame_tokens=16)
-        clips = LabelledClips(tokens, Task(name="shade", classes=CLASSES), layout)
+        split = labelled_splits(sets, {"shade": CLASSES}, share=0.1)["test"]
+        clips = LabelledClips(split, layout)
         model: Classifier = classifier(config)
-        given = clips.evaluated
+        given = clips.viewed
 
-        def counted(group: range) -> LabelledBatch:
+        def counted(group: range, views: Views, *, clip: int, crop: int) -> LabelledBatch:
             asked.extend(group)
-            return given(group)
+            return given(group, views, clip=clip, crop=crop)
 
-        clips.evaluated = counted  # type: ignore[method-assign]
-        found = evaluation.evaluate(model, answer, clips, ranks=ranks, place=torch.device("cpu"))
+        clips.viewed = counted  # type: ignore[method-assign,assignment]
+        found = evaluation.evaluate(
+            model, answer, clips, ranks=ranks, place=torch.device("cpu"), views=VIEWS
+        )
         assert found.next_token_loss is not None
         (out / f"{ranks.world}-{ranks.rank}.json").write_text(
             json.dumps(
                 {
-                    "predicted": found.predicted.tolist(),
+                    "predicted": found.ranked[..., 0].tolist(),
                     "accuracies": [value.hex() for value in found.accuracies],
                     "next_token_loss": found.next_token_loss.hex(),
                     "asked": asked,

@@ -253,7 +253,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tokenise again with --keep-frames, or switch them off",
         ),
         ({"frames": 4, "task": Task(name="hue", classes=3)}, "hue"),
-        ({"frames": 4, "task": Task(name="shade", classes=2)}, "has label 2 of task 'shade'"),
+        (
+            {"frames": 4, "task": Task(name="shade", classes=2)},
+            "train has shade '2', which is none of the 2",
+        ),
         ({"frames": 4, "layer": 3}, r"layer 3 is not in 1..2"),
         ({"frames": 4, "precision": "fp16"}, "precision 'fp16': fp16 needs loss scaling"),
     ],

@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from made_encoders import DEPTH, saved
-from made_labelled import (
-    CLASSES,
-    SPLITS,
-    probes,
-    tiny,
-    write_labelled,
-    write_run,
-)
+from made_labelled import CLASSES, SPLITS, probes, tiny, write_labelled, write_lost, write_run
 from toto.cli import main
 from toto.jobs.ledger import Ledger, as_text
 from toto.jobs.probe import Probe
@@ -23,7 +16,6 @@ from toto.probe.fit import FitConfig
 from toto.runtime import checkpoint
 from toto.tasks.classification import Task
 from toto.tokenizers.base import digest_of
-from toto.video.manifest import Row, write_manifest
 
 SEEDS = (2, 3)
 """Not the 1 that the fixture's own weights are drawn with."""
@@ -86,22 +78,10 @@ def _protocol_of(folder: Path, out: Path) -> str:
 
 def test_a_missing_clip_lowers_the_score_and_shows(folder: Path, tmp_path: Path) -> None:
     write_labelled(tmp_path / "shards" / "made")
-    lost = Row(
-        source="made",
-        path="gone.mp4",
-        clip="gone.mp4",
-        sha256=None,
-        status="missing",
-        stage="open",
-        reason="not there",
-        split="test",
-    )
     whole = job(folder)
     whole.run(tmp_path / "whole")
-    write_manifest(
-        tmp_path / "shards" / "manifest.parquet",
-        [lost, replace(lost, path="broken.mp4", clip="broken.mp4", status="quarantined")],
-    )
+    lost = {"gone.mp4": ("missing", "test"), "broken.mp4": ("quarantined", "test")}
+    write_lost(tmp_path / "shards", lost)
     replace(whole, shards=str(tmp_path / "shards" / "made")).run(tmp_path / "less")
     before, after = (score(tmp_path / out, "shade-trained") for out in ("whole", "less"))
     asked = SPLITS["test"]

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from made_run_folders import strange
 from toto.models import Gpt2Config, LlamaConfig, MambaConfig
 
 LENGTH = 96
@@ -36,9 +37,7 @@ def llama(transformers: Any, *, tied: bool, mlp_width: int) -> Twins:
     config = LlamaConfig(
         **SIZES, width=48, heads=4, mlp_width=mlp_width, tied=tied, rope_base=5_000.0, init_std=0.2
     )
-    ours = config.build().eval().requires_grad_(False)
-    for norm in [m for m in ours.modules() if isinstance(m, nn.RMSNorm)]:
-        norm.weight.uniform_(0.5, 1.5)  # all ones would hide a misplaced norm
+    ours: Any = strange(config)
     theirs = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             **_shared(config),
@@ -79,13 +78,7 @@ def llama(transformers: Any, *, tied: bool, mlp_width: int) -> Twins:
 def gpt2(transformers: Any, *, tied: bool) -> Twins:
     """With our table for its learned positions. Measured: 4e-6 on logits of deviation 2."""
     config = Gpt2Config(**SIZES, width=48, heads=4, tied=tied, init_std=0.3, position_scale=2.0)
-    ours = config.build().eval().requires_grad_(False)
-    for name, parameter in ours.named_parameters():
-        # Ones and zeros would hide a norm or a bias that is misplaced.
-        if name.endswith("norm.weight"):
-            parameter.uniform_(0.5, 1.5)
-        elif name.endswith("bias"):
-            parameter.normal_(std=0.3)
+    ours: Any = strange(config)
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             **_shared(config),

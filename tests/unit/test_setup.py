@@ -119,7 +119,7 @@ class Parsed(BaseException):
     ("document", "command"),
     [
         (document, command)
-        for document in ("README.md", "CONTRIBUTING.md", "docs/adding.md")
+        for document in ("README.md", "CONTRIBUTING.md", "docs/adding.md", "docs/recognition.md")
         for command in commands(document)
     ],
 )

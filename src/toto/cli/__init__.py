@@ -18,7 +18,7 @@ VERBS: dict[str, str] = {
     "verify": "check token shards, and encode a sample of their clips again",
     "pretrain": "train the decoder on the next token (recipes: toto list)",
     "status": "where a run stands, its forecast, and whether its curve looks well",
-    "finetune": "train a run on labels, as a whole or by stopped probes (recipes: toto list)",
+    "finetune": "train a run on labels, as a whole or by probes (recipes: toto list)",
     "probe": "what every layer knows of labelled clips, against an untrained model",
     "track": "follow a first-frame mask through clips by label propagation (DAVIS: --davis ROOT)",
     "score": "score masks that any method wrote (toto score davis --help)",

@@ -129,11 +129,23 @@ def finetune(rest: list[str]) -> None:
     )
     result = job.run(out, parallel)
     if os.environ.get("RANK", "0") == "0":
+        asked = result["clips"]["test"] + len(result["lost"])
+        lone = f" ({100 * result['test_accuracy_one_view']:.1f} % by one)"
         say(
-            f"{result['task']}: {100 * result['test_accuracy']:.1f} % of "
-            f"{result['clips']['test']:,} test clips by layer {result['layer']}, chance "
-            f"{100 * result['chance']:.1f} %; {out}"
+            f"{result['task']}: {100 * result['test_accuracy']:.1f} % of {asked:,} test clips by "
+            f"layer {result['layer']}, {result['views']} views"
+            f"{'' if result['views'] == '1x1' else lone}, chance {100 * result['chance']:.1f} %; "
+            f"{out}"
         )
+        _say_lost(result)
+
+
+def _say_lost(result: dict[str, Any]) -> None:
+    """Name the test clips that were lost."""
+    lost = result["lost"]
+    if lost:
+        more = f", ... ({len(lost)} in all)" if len(lost) > 10 else ""
+        say(f"missing or undecodable, and counted as wrong: {', '.join(lost[:10])}{more}")
 
 
 def status(rest: list[str]) -> None:
@@ -148,12 +160,15 @@ def status(rest: list[str]) -> None:
 
 
 def probe(rest: list[str]) -> None:
-    """`toto probe`."""
-    from toto.recipes import demo_probe
+    """`toto probe [RECIPE]`."""
+    from toto.recipes import PROBE
 
-    job, out = parse(demo_probe(), rest, "toto probe", Path("runs/probe"))
-    for task in job.run(out)["tasks"].values():
+    recipe, rest = recipe_of(PROBE, rest, "probe", default="demo")
+    job, out = parse(recipe(), rest, "toto probe", Path("runs/probe"))
+    result = job.run(out)
+    for task in result["tasks"].values():
         say(task["verdict"]["sentence"])
+    _say_lost(result)
 
 
 def track(rest: list[str]) -> None:
@@ -287,7 +302,7 @@ def list_tables(rest: list[str]) -> None:
     from toto.models import MODELS
     from toto.probe.protocols import PROTOCOLS
     from toto.probe.transformers_encoder import FAMILIES
-    from toto.recipes import FINETUNE, INGEST, PRETRAIN, TOKENIZER
+    from toto.recipes import FINETUNE, INGEST, PRETRAIN, PROBE, TOKENIZER
     from toto.tokenizers import TOKENIZERS
     from toto.video.datasets import DATASETS
 
@@ -296,6 +311,7 @@ def list_tables(rest: list[str]) -> None:
         "recipes of tokenizer train": TOKENIZER,
         "recipes of pretrain": PRETRAIN,
         "recipes of finetune": FINETUNE,
+        "recipes of probe": PROBE,
         "tokenizers": TOKENIZERS,
         "models": MODELS,
         "data sets": DATASETS,
@@ -306,7 +322,7 @@ def list_tables(rest: list[str]) -> None:
         say(f"{what}:")
         for name, entry in table.items():
             text = (getattr(entry, "__doc__", None) or "").strip().split("\n")[0]
-            say(f"  {name:<16}{text if callable(entry) else ''}".rstrip())
+            say(f"  {name:<18}{text if callable(entry) else ''}".rstrip())
 
 
 def doctor(rest: list[str]) -> None:

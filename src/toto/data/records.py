@@ -72,7 +72,7 @@ class ClipRecord:
     @property
     def name(self) -> str:
         """Source and clip; for messages."""
-        return f"{self.source}/{self.clip}" if self.clip else self.source
+        return _name(self.source, self.clip)
 
 
 def require_fit(
@@ -209,6 +209,32 @@ class Clips(Sequence[ClipRecord]):
             raise ValueError(f"{self._where}: clips have no label {name!r} (they have: {known})")
         return torch.from_numpy(found.to_numpy().copy())
 
+    def names(self) -> list[str]:
+        """Source and clip of each, as `ClipRecord.name`; far quicker than the records."""
+        columns = (self.table.column(name).to_pylist() for name in ("source", "clip"))
+        return [_name(source, clip) for source, clip in zip(*columns, strict=True)]
+
+    def crops(self) -> list[tuple[float, float]]:
+        """Where the square of each lies in the free room, x and y in [0, 1]."""
+        columns = (self.table.column(name).to_pylist() for name in ("crop_x", "crop_y"))
+        return list(zip(*columns, strict=True))
+
+    def words(self) -> list[str]:
+        """Read the data set's own word for every clip, such as its class.
+
+        Raises:
+            ValueError: if a clip has none.
+        """
+        words = self.table.column("label")
+        if words.null_count:
+            index = words.to_pylist().index(None)
+            known = ", ".join(sorted(self[index].labels)) or "none"
+            raise ValueError(
+                f"{self._where}: {self[index].name} has no class of its data set; name a label "
+                f"that it carries ({known})"
+            )
+        return words.to_pylist()
+
     def __len__(self) -> int:
         return self.table.num_rows
 
@@ -225,6 +251,10 @@ class Clips(Sequence[ClipRecord]):
     def __iter__(self) -> Iterator[ClipRecord]:
         for part in self.table.to_batches(max_chunksize=1024):
             yield from map(_record, part.to_pylist())
+
+
+def _name(source: str, clip: str) -> str:
+    return f"{source}/{clip}" if clip else source
 
 
 def _record(row: dict[str, Any]) -> ClipRecord:

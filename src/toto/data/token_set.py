@@ -188,6 +188,22 @@ class TokenSet:
         """
         return torch.cat([self.records(shard).labels(name) for shard in range(self.shards)])
 
+    def names(self) -> list[str]:
+        """Source and clip of each clip, as `ClipRecord.name`; far quicker than the records."""
+        return [name for shard in range(self.shards) for name in self.records(shard).names()]
+
+    def crops(self) -> list[tuple[float, float]]:
+        """Where the square of each clip lies in the free room, x and y in [0, 1]."""
+        return [crop for shard in range(self.shards) for crop in self.records(shard).crops()]
+
+    def words(self) -> list[str]:
+        """Read the data set's own word for every clip, such as its class.
+
+        Raises:
+            ValueError: if a clip has none.
+        """
+        return [word for shard in range(self.shards) for word in self.records(shard).words()]
+
     def histogram(self) -> np.ndarray:
         """Count how often each code occurs, i64 [V]; the index knows it."""
         return unpack(self._facts.histogram, "<i8", where=f"{self.path}/{INDEX}")

@@ -1,22 +1,25 @@
-"""`toto finetune`: what a pre-trained run gains from labels, as a whole or by stopped probes."""
+"""`toto finetune`: what a pre-trained run gains from labels: as a whole, or by probes alone."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from toto.jobs.labelled_splits import SplitNames
 from toto.models.attention import Direction
 from toto.probe.classifier import HeadConfig
 from toto.runtime.checkpoint_commit import Retention
 from toto.runtime.devices import distributed, interruptible
 from toto.runtime.parallel import Parallel
 from toto.tasks.classification import Task
+from toto.tasks.ledger import Views
+from toto.tasks.published import PUBLISHED
 from toto.train.augmentation import AugmentationConfig
 from toto.train.health import Health
 from toto.train.mixing import MixingConfig
 from toto.train.optimizer import AdamWConfig
 
-Protocol = Literal["whole", "stop-gradient"]
+Protocol = Literal["whole", "stop-gradient", "frozen"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +29,15 @@ class Finetune:
     run_folder: Path
     """Folder of the pre-training run, or of another fine-tuning."""
     shards: str
-    """Folder or address with the labelled token sets `train`, `selection` and `test`."""
+    """Folder or address with the labelled token sets."""
+    splits: SplitNames = field(default_factory=SplitNames)
+    """Which of them train, choose and are reported."""
     task: Task
     """The label to learn."""
     protocol: Protocol = "whole"
     """`whole`: the labels train all weights. `stop-gradient`: the backbone goes on with the next
     token, and probes behind every layer learn the labels, whose gradient stops before it; the
-    selection split chooses the layer."""
+    selection split chooses the layer. `frozen`: the same, and the backbone stays as it is."""
     attention: Direction = "bidirectional"
     """Whether a place attends to all others or to those before it. The next token can only be
     learnt `causal`."""
@@ -40,10 +45,14 @@ class Finetune:
     """The run's weights, or fresh ones of the same model: what pre-training is worth."""
     head: HeadConfig = field(default_factory=HeadConfig)
     layer: int = 0
-    """Which block's stream a whole model's head reads, counted from 1; 0: the last."""
+    """Which block's stream is read, counted from 1. 0: by a whole model's head the last, by probes
+    every one."""
     frames: int = 0
     """Frames that are read of each clip, from a random place in training and from the middle in
     evaluation; 0: all of them, where clips are equally long."""
+    views: Views = field(default_factory=Views)
+    """Of each test clip, whose probabilities are averaged; one view is reported beside them. 3
+    squares must have been cut (`toto tokenize --test-crops 3`)."""
     context: int = 0
     """Longest sequence, in tokens; 0: the run's."""
     rope_base: float = 0.0
@@ -69,6 +78,9 @@ class Finetune:
     label_smoothing: float = 0.0
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     mixing: MixingConfig = field(default_factory=MixingConfig)
+    published: str = ""
+    """Which of the paper's values the score stands beside in the ledger, such as `T7-base`; none
+    unless the data are the paper's."""
     log_every: int = 10
     save_every: int = 1000
     evaluate_every: int = 1
@@ -106,6 +118,12 @@ class Finetune:
                 f"layer {self.layer}: protocol 'stop-gradient' probes all layers and chooses; "
                 "leave it 0"
             )
+        if self.protocol == "frozen" and self.drop_path:
+            raise ValueError(
+                f"drop_path {self.drop_path} would change what a frozen backbone says; leave it 0"
+            )
+        if self.published and self.published not in PUBLISHED:
+            raise ValueError(f"published {self.published!r} is none of {', '.join(PUBLISHED)}")
         if self.health.rewind_after:
             raise ValueError(
                 f"rewind_after {self.health.rewind_after}: fine-tuning does not go back; leave it 0"

@@ -5,7 +5,8 @@ from dataclasses import replace
 from toto.data.layout import Layout
 from toto.data.token_set import TokenSet
 from toto.jobs.finetune import Finetune
-from toto.jobs.probe import SPLITS, require_tokens_of
+from toto.jobs.labelled_splits import LabelledSplit, labelled_splits
+from toto.jobs.probe import require_tokens_of
 from toto.jobs.sequences import fit_layout, grid_of, open_tokens
 from toto.models import DecoderConfig, LlamaConfig
 from toto.probe.backbone import Backbone
@@ -18,19 +19,45 @@ def open_splits(job: Finetune, backbone: Backbone) -> dict[str, TokenSet]:
         ValueError: if one is missing, is of another tokenizer, or keeps no frames.
     """
     changed = job.augmentation.changes or job.mixing.changes
-    train = open_tokens(job.shards, "train", frames=False)
+    train = open_tokens(job.shards, job.splits.train, frames=False)
     if changed and not train.keeps_frames:
         raise ValueError(
             f"{train.path} keeps no frames, and augmentation and mixing change pixels; tokenise "
             "again with --keep-frames, or switch them off"
         )
     patches = backbone.reads_patches
-    shards = {
-        split: open_tokens(job.shards, split, frames=patches or (changed and split == "train"))
-        for split in SPLITS
-    }
+    shards = job.splits.open(
+        job.shards, frames=lambda split: patches or (changed and split == "train")
+    )
     require_tokens_of(backbone, shards)
     return shards
+
+
+def label_clips(job: Finetune, shards: dict[str, TokenSet]) -> dict[str, LabelledSplit]:
+    """Give the clips of each split their classes.
+
+    Raises:
+        ValueError: if a clip has none, it is not one of the task, or the test clips were not cut
+            to the squares that are to be viewed.
+    """
+    samples = labelled_splits(
+        shards, {job.task.name: job.task.classes}, share=job.splits.selection_share
+    )
+    samples["test"].require_views(job.views)
+    return samples
+
+
+def require_direction(job: Finetune, backbone: Backbone) -> None:
+    """Refuse to read a frozen backbone in another direction than it learnt.
+
+    Raises:
+        ValueError: if that is asked for.
+    """
+    if job.protocol == "frozen" and job.attention != backbone.attention:
+        raise ValueError(
+            f"attention {job.attention!r}: {job.run_folder} learnt {backbone.attention} attention, "
+            f"and protocol 'frozen' leaves it as it is; --attention {backbone.attention}"
+        )
 
 
 def longer(config: DecoderConfig, job: Finetune) -> DecoderConfig:

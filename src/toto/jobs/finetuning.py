@@ -1,8 +1,6 @@
 """One process's part in a fine-tuning: from a run and labelled shards to the score."""
 
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from fractions import Fraction
 from math import ceil, inf
 from pathlib import Path
@@ -12,10 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toto.config import to_dict
 from toto.data.shards import require_same
-from toto.jobs.evaluation import Evaluation, evaluate, summed
+from toto.jobs.evaluation import Evaluation, evaluate
 from toto.jobs.finetune import Finetune
-from toto.jobs.finetune_inputs import fit_clips, longer, open_splits
+from toto.jobs.finetune_inputs import (
+    fit_clips,
+    label_clips,
+    longer,
+    open_splits,
+    require_direction,
+)
 from toto.jobs.finetune_record import describe, write_scores
 from toto.jobs.labelled_clips import (
     DROPPED,
@@ -24,9 +29,8 @@ from toto.jobs.labelled_clips import (
     TrainingBatches,
     generator,
 )
-from toto.jobs.progress import bar, console
+from toto.jobs.run_loop import RunLoop, is_finished, open_folder, settle_buckets
 from toto.jobs.sequences import grid_of
-from toto.jobs.training import StoppedError, Training
 from toto.jobs.watch import Watch
 from toto.models.attention import set_direction
 from toto.models.flops import model_cost
@@ -40,14 +44,13 @@ from toto.runtime.devices import (
     device,
     resolve_precision,
 )
-from toto.runtime.folder import RunFolder
 from toto.runtime.parallel import Parallel, device_memory_bytes, is_large
 from toto.runtime.watchdog import Watchdog
+from toto.tasks.ledger import Views
 from toto.tokenizers.patches import patch_side_px, patchify
 from toto.train.health import Judge
 from toto.train.layer_decay import layer_scales
 from toto.train.loop import train_steps
-from toto.train.replicas import require_equal_replicas
 from toto.train.schedule import WarmupCosine
 from toto.train.stochastic_depth import StochasticDepth
 
@@ -65,14 +68,15 @@ class Finetuning:
         self.patches = backbone.patches
         if isinstance(backbone.tokenizer, nn.Module):
             backbone.tokenizer.to(self.place)
+        require_direction(job, backbone)
         shards = open_splits(job, backbone)
         description = require_same(list(shards.values()))
         self.config = longer(backbone.model.config, job)
         self.grid = grid_of(self.config, description)
         self.layout = fit_clips(job, self.config, backbone, shards)
         self.splits = {
-            name: LabelledClips(tokens, job.task, self.layout, patches=backbone.reads_patches)
-            for name, tokens in shards.items()
+            name: LabelledClips(split, self.layout, patches=backbone.reads_patches)
+            for name, split in label_clips(job, shards).items()
         }
         self.batches = TrainingBatches(
             self.splits["train"],
@@ -120,13 +124,8 @@ class Finetuning:
             head=job.head_lr_scale,
         )
         optimizer = job.optimizer.build(model, lr_scales=scales)
-        if ranks.rank == 0:
-            folder = RunFolder.create(self.out, job)
-        else:
-            folder = RunFolder(self.out, writing=False, tensorboard=False)
-        with folder:
-            # All ranks leave a finished run, or the others would wait for the first for ever.
-            if ranks.any(ranks.rank == 0 and folder.has_result("finetune")):
+        with open_folder(self.out, job, ranks) as folder:
+            if is_finished(folder, "finetune", ranks):
                 return folder.result("finetune")
             if ranks.rank == 0:
                 describe(
@@ -139,17 +138,9 @@ class Finetuning:
                     grid=self.grid,
                     precision=self.precision,
                 )
+                folder.write_result("schedule", to_dict(self.schedule))
             judge = Judge(job.health, ranks)
-            training = Training(
-                folder=folder,
-                config=job,
-                model=model,
-                optimizer=optimizer,
-                carried={"health": judge},
-                ranks=ranks,
-                retention=job.retention,
-                seed=job.seed,
-            )
+            loop = RunLoop(job, folder, model, optimizer, judge, ranks, self.parallel, self.steps)
 
             def objective(module: nn.Module, batch: LabelledBatch) -> Tensor:
                 draws = [generator(job.seed, DROPPED, number) for number in batch.numbers]
@@ -157,17 +148,13 @@ class Finetuning:
                 return _loss(self._answer(module, batch), batch.targets.to(self.place))
 
             model.train()
-            self._settle(trained, objective)
-            done = training.resume()
-            if ranks.rank == 0:
-                folder.rewind(done)
-                if done:
-                    console.print(f"resuming {self.out} at step {done}", markup=False)
+            settle_buckets(trained, objective, self._batches(0), self.parallel)
+            done = loop.training.resume()
             watch = Watch(self.layout.length * job.batch, place=self.place)
             steps = train_steps(
                 trained,
                 objective,
-                _timed(self._batches(done), watch),
+                watch.timed(self._batches(done)),
                 optimizer,
                 self.schedule,
                 steps=range(done, self.steps),
@@ -176,42 +163,24 @@ class Finetuning:
                 clipped=model.apart,
                 accept=judge,
             )
-            shown = bar("finetune", self.steps, done=done, shown=ranks.rank == 0)
-            watchdog = Watchdog(self.out / "stacks", ranks, self.parallel.hung_after_s)
-            with training, shown as progress, watchdog:
-                watchdog.beat(done)
-                for step in steps:
-                    watchdog.beat(step.number)
-                    watch.note(step, progress)
+            with loop.over(steps, watch, done) as taken:
+                for step in taken:
                     if judge.complaint:
                         raise ValueError(judge.complaint)
-                    last = step.number == self.steps
-                    if last or step.number % job.log_every == 0:
-                        loss = summed(step.loss, ranks).item() / ranks.world
-                        if ranks.rank == 0:
-                            folder.log(**watch.line(step, loss, judge))
+                    loop.log(step, watch)
                     epoch = self._epoch_ended(step.number)
-                    if last or (epoch and epoch % job.evaluate_every == 0):
-                        watchdog.beat(step.number, "evaluating")
-                        found = self._evaluate(model, "selection")
+                    if step.number == self.steps or (epoch and epoch % job.evaluate_every == 0):
+                        found = self._evaluate(
+                            model, "selection", Views(), loop.watchdog, step.number
+                        )
                         if ranks.rank == 0:
                             folder.log(step=step.number, epoch=epoch, **found.line())
-                    every = 0 if self.parallel.sharded else job.health.replicas_every
-                    if every and step.number % every == 0:
-                        require_equal_replicas(model, optimizer, ranks, step.number)
-                    stop = 0 if last else training.asked_to_stop(interruption)
-                    if stop or last or training.due(step.number, job.save_every):
-                        watchdog.beat(step.number, "saving")
-                        training.save(step.number, background=not stop)
-                    watchdog.beat(step.number)
-                    if stop:
-                        raise StoppedError(
-                            f"stopped at step {step.number} of {self.steps} and saved in "
-                            f"{self.out}; the same command goes on from there",
-                            number=stop,
-                        )
+                    loop.keep(step, interruption)
                 # Once, when nothing is left to be chosen but by what the selection split said.
-                tested = self._evaluate(model, "test")
+                tested = {
+                    views: self._evaluate(model, "test", views, loop.watchdog, self.steps)
+                    for views in dict.fromkeys((job.views, Views()))
+                }
             if ranks.rank == 0:
                 write_scores(
                     folder,
@@ -233,8 +202,14 @@ class Finetuning:
         if job.init == "trained":
             decoder.load_state_dict(backbone.model.state_dict())
         set_direction(decoder, job.attention)
-        if job.protocol == "stop-gradient":
-            return StoppedProbes(decoder, job.head, job.task.classes)
+        if job.protocol != "whole":
+            return StoppedProbes(
+                decoder,
+                job.head,
+                job.task.classes,
+                frozen=job.protocol == "frozen",
+                layer=job.layer,
+            )
         layer = job.layer or decoder.config.depth
         return WholeClassifier(decoder, job.head, job.task.classes, layer=layer)
 
@@ -246,14 +221,20 @@ class Finetuning:
             patches = patchify(batch.frames.to(self.place), side_px, self.patches)
             # Behind the start token, where nothing is read; the end is not read either.
             patches = F.pad(patches.flatten(1, 3), (0, 0, 1, 0))[:, : batch.ids.shape[1] - 1]
-        with self._compute():
+        with compute(self.precision, self.place):
             return module(batch.ids.to(self.place), patches)
 
-    def _evaluate(self, model: Classifier, split: str) -> Evaluation:
-        return evaluate(model, self._answer, self.splits[split], ranks=self.ranks, place=self.place)
+    def _evaluate(
+        self, model: Classifier, split: str, views: Views, watchdog: Watchdog, step: int
+    ) -> Evaluation:
+        def answer(module: nn.Module, batch: LabelledBatch) -> Answer:
+            # Thirty views of a large split take longer than a rank may be silent.
+            watchdog.beat(step, f"evaluating the {split} split")
+            return self._answer(module, batch)
 
-    def _compute(self) -> AbstractContextManager[object]:
-        return compute(self.precision, self.place)
+        return evaluate(
+            model, answer, self.splits[split], ranks=self.ranks, place=self.place, views=views
+        )
 
     def _batches(self, first_step: int) -> Iterator[LabelledBatch]:
         return self.batches.from_step(
@@ -262,12 +243,6 @@ class Finetuning:
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
-
-    def _settle(self, trained: nn.Module, objective: Any) -> None:
-        """Let DDP lay out its buckets before the first step, as `Pretraining` does and says why."""
-        if self.parallel.strategy == "ddp":
-            objective(trained, next(self._batches(0))).backward()
-            trained.zero_grad(set_to_none=True)
 
     def _step_after(self, epochs: int) -> int:
         """Steps until so many epochs have been read."""
@@ -278,15 +253,6 @@ class Finetuning:
         clips, batch = len(self.splits["train"]), self.job.batch
         epoch = min(step * batch // clips, self.job.epochs)
         return epoch if epoch > (step - 1) * batch // clips else 0
-
-
-def _timed(batches: Iterator[LabelledBatch], watch: Watch) -> Iterator[LabelledBatch]:
-    """Count the time that is waited for batches."""
-    while True:
-        began = time.perf_counter()
-        batch = next(batches)
-        watch.loading_s += time.perf_counter() - began
-        yield batch
 
 
 def _loss(answer: Answer, targets: Tensor) -> Tensor:

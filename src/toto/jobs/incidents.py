@@ -8,20 +8,18 @@ written before anything is taken again, so that a run that dies in between goes 
 import dataclasses
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 from toto.data.loader import Loader
 from toto.jobs.progress import console
-from toto.runtime import durable
+from toto.runtime import checkpoint_record, durable
 from toto.runtime.devices import Ranks
 from toto.runtime.folder import RunFolder
 from toto.train.health import Incident, Judge
 
 INCIDENTS = "incidents.jsonl"
 REWINDS = "rewinds"
-_CHECKPOINT = re.compile(r"step-(\d{7,})")
 
 
 class RewindError(Exception):
@@ -106,12 +104,11 @@ class Incidents:
     def _go_back(self, step: int, stretch: tuple[int, int]) -> None:
         first, last = stretch
         # The newest is renamed first: a run that dies here resumes from before what it meets again.
-        there = self._folder.checkpoints.glob("step-*")
-        later = [path for path in there if _step(path) >= first]
-        for path in sorted(later, key=_step, reverse=True):
+        there = checkpoint_record.steps(self._folder.checkpoints)
+        later = [path for saved, path in there if saved >= first]
+        for path in later:
             durable.crash_point("rewind.before_rename")
-            number = len(list(path.parent.glob(f"{path.name}.rewound*"))) + 1
-            durable.rename(path, path.with_name(f"{path.name}.rewound-{number}"))
+            durable.rename(path, checkpoint_record.name_undone(path))
         incidents = [line for line in self._lines() if first <= line["step"] <= last]
         rewind = {"at_step": step, "passed_over": [first, last], "incidents": incidents}
         durable.crash_point("rewind.before_record")
@@ -123,11 +120,6 @@ class Incidents:
             markup=False,
             soft_wrap=True,
         )
-
-
-def _step(path: Path) -> int:
-    found = _CHECKPOINT.fullmatch(path.name)
-    return int(found[1]) if found else -1
 
 
 def _sentence(incident: Incident) -> str:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from toto.data.layout import Layout
 from toto.data.order import Order
-from toto.data.token_set import TokenSet
-from toto.tasks.classification import Task
+from toto.jobs.labelled_splits import LabelledSplit
+from toto.tasks.ledger import Views
+from toto.tasks.views import view_indices
 from toto.tokenizers import Tokenizer
 from toto.train.augmentation import AugmentationConfig, augment
 from toto.train.mixing import MixingConfig, draw_mix, mix_frames, mix_targets, soft_targets
@@ -56,69 +57,81 @@ class LabelledBatch:
 
 
 class LabelledClips:
-    """One split of labelled shards.
+    """The samples of one split, as a model reads them.
 
     Attributes:
-        tokens: the shards.
-        labels: class of each clip.
+        split: which they are.
+        tokens: the set that they are cut from.
+        labels: class of each.
+        classes: how many there are.
         layout: of a sequence.
     """
 
-    def __init__(
-        self, tokens: TokenSet, task: Task, layout: Layout, *, patches: bool = False
-    ) -> None:
-        """Read the labels.
+    def __init__(self, split: LabelledSplit, layout: Layout, *, patches: bool = False) -> None:
+        """Put samples into a format.
 
         Args:
-            tokens: of the split.
-            task: which label; how many classes it has.
+            split: of one task.
             layout: of a sequence; its frames are cut from each clip.
             patches: whether the model reads the frames themselves; the ids stand for nothing then.
 
         Raises:
-            ValueError: if a clip has no label, one that the task has no class for, or too few
-                frames.
+            ValueError: if a clip has too few frames.
         """
-        self.tokens, self.task, self.layout, self.patches = tokens, task, layout, patches
-        self.labels = tokens.labels(task.name)
-        strange = self.labels[(self.labels < 0) | (self.labels >= task.classes)]
-        if len(strange):
-            raise ValueError(
-                f"{tokens.path} has label {int(strange[0])} of task {task.name!r}, which has "
-                f"{task.classes} classes; set --task.classes"
-            )
-        shortest, frames = int(tokens.lengths.min()), layout.config.frames
+        self.split, self.layout, self.patches = split, layout, patches
+        self.tokens, self.labels = split.tokens, split.labels[0]
+        self.classes = len(split.classes[0])
+        self._numbers = split.numbers
+        shortest, frames = int(self.tokens.lengths.min()), layout.config.frames
         if shortest < frames:
             raise ValueError(
-                f"{tokens.path} has a clip of {shortest} frames, {frames} are read of each; "
+                f"{self.tokens.path} has a clip of {shortest} frames, {frames} are read of each; "
                 f"--frames {shortest}"
             )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.split)
 
-    def start(self, clip: int, share: float = 0.5) -> int:
-        """First frame that is read of a clip: so far into the room that it has."""
-        room = int(self.tokens.lengths[clip]) - self.layout.config.frames
+    def start(self, sample: int, share: float) -> int:
+        """First frame that training reads of a sample: so far into the room that it has."""
+        room = int(self.tokens.lengths[self._numbers[sample]]) - self.layout.config.frames
         return min(int(share * (room + 1)), room)
 
-    def evaluated(self, clips: Sequence[int]) -> LabelledBatch:
-        """Read clips as they are, from their middles."""
-        starts = [self.start(clip) for clip in clips]
-        return self.laid_out(
-            [self.read(clip, start) for clip, start in zip(clips, starts, strict=True)],
-            soft_targets(self.labels[list(clips)], self.task.classes, smoothing=0.0),
-        )
+    def viewed(
+        self, samples: Sequence[int], views: Views | None = None, *, clip: int = 0, crop: int = 0
+    ) -> LabelledBatch:
+        """Read samples as they are, one view of each.
 
-    def read(self, clip: int, start: int) -> Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]:
-        """Cut from a clip what the model reads: codes, or frames."""
-        if self.patches:
-            return self.pixels(clip, start)
-        return self.tokens.window(clip, start, self.layout.config.frames)
+        Views begin on frames that the shards keep, less than a stride away from SlowFast's.
 
-    def pixels(self, clip: int, start: int) -> UInt8[Tensor, "T H W 3"]:
-        """Cut the frames of a clip."""
-        return self.tokens.pixels(clip, start, self.layout.config.frames)
+        Args:
+            samples: which.
+            views: how many there are; a lone one is the middle square, halfway through the clip.
+            clip: which of them in time.
+            crop: which of them in space.
+        """
+        views, frames = views or Views(), self.layout.config.frames
+        read = []
+        for sample in samples:
+            squares = self.split.squares[sample]
+            number = self._numbers[sample] if views.spatial == 1 else squares[crop]
+            length = int(self.tokens.lengths[number])
+            places = view_indices(length, frames, 1, clip=clip, clips=views.temporal)
+            read.append(self._cut(number, int(places[0])))
+        targets = soft_targets(self.labels[list(samples)], self.classes, smoothing=0.0)
+        return self.laid_out(read, targets)
+
+    def read(self, sample: int, start: int) -> Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]:
+        """Cut from a sample what the model reads: codes, or frames."""
+        return self._cut(self._numbers[sample], start)
+
+    def pixels(self, sample: int, start: int) -> UInt8[Tensor, "T H W 3"]:
+        """Cut the frames of a sample."""
+        return self.tokens.pixels(self._numbers[sample], start, self.layout.config.frames)
+
+    def _cut(self, number: int, start: int) -> Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]:
+        cut = self.tokens.pixels if self.patches else self.tokens.window
+        return cut(number, start, self.layout.config.frames)
 
     def laid_out(
         self,
@@ -254,5 +267,5 @@ class TrainingBatches:
         return self._clips.laid_out(list(codes.unflatten(0, (len(frames), -1))), targets, numbers)
 
     def _targets(self, clips: list[int]) -> Float32[Tensor, "B J"]:
-        labels, task = self._clips.labels[clips], self._clips.task
-        return soft_targets(labels, task.classes, smoothing=self._smoothing)
+        labels = self._clips.labels[clips]
+        return soft_targets(labels, self._clips.classes, smoothing=self._smoothing)

@@ -108,7 +108,7 @@ def _row(name: str, score: Score) -> tuple[str, ...]:
         str(score.reported.samples),
         str(len(score.missing) + len(score.undecodable)),
         str(len(score.duplicated)),
-        f"{views.temporal}x{views.spatial}",
+        str(views),
         str(1 if selection is None else selection.tried),
         f"{score.protocol.name} {score.protocol.digest[:8]}",
         f"{score.model.name} {score.model.weights_sha256[0][:8]}",

@@ -4,7 +4,6 @@ A clip that could not be read has no tokens, so a job that asks the shards alone
 of the count. The manifest beside the shards lists it.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from toto.data.remote import is_address
 from toto.data.token_set import TokenSet
+from toto.jobs.labelled_splits import LabelledSplit
 from toto.tasks.answers import Classified
 from toto.tasks.ledger import Split
 from toto.video.manifest import Row, read_manifest
@@ -27,7 +27,7 @@ class ListedSamples:
 
     Attributes:
         split: by what it holds.
-        read: ids of the clips in the shards, in their order.
+        read: ids of those in the shards, in their order.
         missing: ids of those that were listed and not there.
         undecodable: ids of those that could not be read.
     """
@@ -38,13 +38,14 @@ class ListedSamples:
     undecodable: tuple[str, ...]
 
     @classmethod
-    def of(cls, tokens: TokenSet) -> "ListedSamples":
-        """List the samples of a token set.
+    def of(cls, split: LabelledSplit) -> "ListedSamples":
+        """List the samples of a split that is a token set of its own.
 
         Raises:
             ValueError: if one is listed twice.
         """
-        read, lost = clip_ids(tokens), lost_rows(tokens)
+        tokens = split.tokens
+        read, lost = split.ids, lost_rows(tokens)
         missing = tuple(_id(row) for row in lost if row.status in ("missing", "blocked"))
         undecodable = tuple(_id(row) for row in lost if row.status in ("refused", "quarantined"))
         name = "/".join(Path(tokens.path).parts[-2:])
@@ -71,7 +72,7 @@ class ListedSamples:
         """Join the classes that were answered to the samples.
 
         Args:
-            labels: of the clips in the shards, in their order.
+            labels: of the samples in the shards, in their order.
             ranked: for each seed the likeliest classes of each of them, the first of all first.
             classes: how many there are.
 
@@ -85,18 +86,6 @@ class ListedSamples:
             classes=classes,
             undecodable=self.undecodable,
         )
-
-
-def clip_ids(tokens: TokenSet) -> tuple[str, ...]:
-    """Name the clips of a set; where several were cut of one, also by frame and crop."""
-    clips = list(tokens.clips)
-    times = Counter(clip.name for clip in clips)
-    return tuple(
-        clip.name
-        if times[clip.name] == 1
-        else f"{clip.name}@{clip.frame_indices[0]}({clip.crop[0]:g},{clip.crop[1]:g})"
-        for clip in clips
-    )
 
 
 def lost_rows(tokens: TokenSet) -> list[Row]:

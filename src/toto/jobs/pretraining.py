@@ -1,9 +1,6 @@
 """One process's part in a pre-training run: from the shards to the last checkpoint."""
 
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,10 @@ from toto.data.token_set import INDEX
 from toto.jobs.budget import fit, told
 from toto.jobs.incidents import Incidents, RewindError
 from toto.jobs.pretrain import Pretrain
-from toto.jobs.progress import bar, console
+from toto.jobs.progress import console
+from toto.jobs.run_loop import RunLoop, is_finished, open_folder, settle_buckets
 from toto.jobs.run_record import describe
 from toto.jobs.sequences import fit_layout, grid_of, objective_of, open_tokens
-from toto.jobs.training import StoppedError, Training
 from toto.jobs.validation import Validation, to_device
 from toto.jobs.watch import Watch
 from toto.metrics.tokens import entropy
@@ -36,12 +33,10 @@ from toto.runtime.devices import (
 )
 from toto.runtime.folder import RunFolder
 from toto.runtime.parallel import Parallel, device_memory_bytes, is_large
-from toto.runtime.watchdog import Watchdog
 from toto.train.compiled import compile_decoder, resolve_compile
 from toto.train.float8 import use_float8
 from toto.train.health import Judge
 from toto.train.loop import train_steps
-from toto.train.replicas import require_equal_replicas
 from toto.types import Batch
 
 
@@ -115,48 +110,22 @@ class Pretraining:
         job, ranks = self.job, self.ranks
         model, trained = self._fresh(compiled=self.compilation.on)
         optimizer = job.optimizer.build(model)
-        # Only the first rank holds the run folder; the others read its checkpoints.
-        if ranks.rank == 0:
-            folder = RunFolder.create(self.out, job)
-        else:
-            folder = RunFolder(self.out, writing=False, tensorboard=False)
-        with folder:
-            # All ranks leave a finished run, or the others would wait for the first for ever.
-            if ranks.any(ranks.rank == 0 and folder.has_result("pretrain")):
+        with open_folder(self.out, job, ranks) as folder:
+            if is_finished(folder, "pretrain", ranks):
                 return folder.result("pretrain")
             if ranks.rank == 0:
                 describe(folder, job, self.loader.shards, grid=self.grid, precision=self.precision)
             names = [source.name for source in job.mixture]
             incidents = Incidents(folder, self.loader, names, job.batch, ranks)
             judge = Judge(job.health, ranks, incidents.passed_over())
-            training = Training(
-                folder=folder,
-                config=job,
-                model=model,
-                optimizer=optimizer,
-                carried={"health": judge},
-                ranks=ranks,
-                retention=job.retention,
-                seed=job.seed,
-            )
-            self._settle(trained)
-            done = training.resume()
+            loop = RunLoop(job, folder, model, optimizer, judge, ranks, self.parallel, job.steps)
+            settle_buckets(trained, self._loss, self._batches(0), self.parallel)
+            done = loop.training.resume()
             if not done and job.branch:
-                training.branch(job.branch)
-            if ranks.rank == 0:
-                folder.rewind(done)
-                incidents.rewind(done)
-                if done:
-                    console.print(f"resuming {self.out} at step {done}", markup=False)
-            batches = self.loader.batches(
-                batch=job.batch,
-                first_step=done,
-                accumulate=self.parallel.accumulate,
-                rank=ranks.rank,
-                world=ranks.world,
-            )
+                loop.training.branch(job.branch)
             ceiling = ranks.world * matmul_flops_per_s(self.precision, self.place)
             if ranks.rank == 0:
+                incidents.rewind(done)
                 self._announce(ceiling, job.steps - done)
             watch = Watch(
                 self.layout.length * job.batch,
@@ -166,8 +135,8 @@ class Pretraining:
             )
             steps = train_steps(
                 trained,
-                partial(_objective, loss=self.objective.loss, context=self._compute),
-                self._moved(batches, watch),
+                self._loss,
+                watch.timed(self._batches(done)),
                 optimizer,
                 job.schedule(),
                 steps=range(done, job.steps),
@@ -175,39 +144,17 @@ class Pretraining:
                 clip_norm=job.clip_norm,
                 accept=judge,
             )
-            shown = bar("pretrain", job.steps, done=done, shown=ranks.rank == 0)
-            watchdog = Watchdog(self.out / "stacks", ranks, self.parallel.hung_after_s)
-            with training, shown as progress, watchdog:
-                watchdog.beat(done)
-                for step in steps:
-                    watchdog.beat(step.number)
-                    watch.note(step, progress)
+            with loop.over(steps, watch, done) as taken:
+                for step in taken:
                     if judge.rewind is not None:
                         # Or a checkpoint of the steps to be undone might yet come to stand.
-                        training.settle()
+                        loop.training.settle()
                     incidents.note(judge)
-                    last = step.number == job.steps
-                    if last or step.number % job.log_every == 0:
-                        loss = _mean(step.loss, ranks)
-                        if ranks.rank == 0:
-                            folder.log(**watch.line(step, loss, judge))
-                    if last or step.number % job.validate_every == 0:
-                        watchdog.beat(step.number, "validating")
+                    loop.log(step, watch)
+                    if loop.due(step, job.validate_every):
+                        loop.watchdog.beat(step.number, "validating")
                         self._validate(folder, model, step.number)
-                    every = 0 if self.parallel.sharded else job.health.replicas_every
-                    if every and step.number % every == 0:
-                        require_equal_replicas(model, optimizer, ranks, step.number)
-                    stop = 0 if last else training.asked_to_stop(interruption)
-                    if stop or last or training.due(step.number, job.save_every):
-                        watchdog.beat(step.number, "saving")
-                        training.save(step.number, background=not stop)
-                    watchdog.beat(step.number)
-                    if stop:
-                        raise StoppedError(
-                            f"stopped at step {step.number} of {job.steps} and saved in {self.out};"
-                            " the same command goes on from there",
-                            number=stop,
-                        )
+                    loop.keep(step, interruption)
             result = self._result(model, watch)
             if ranks.rank == 0:
                 folder.write_result("pretrain", result)
@@ -227,16 +174,20 @@ class Pretraining:
         ):
             console.print(line, markup=False, soft_wrap=True)
 
-    def _compute(self) -> AbstractContextManager[object]:
-        return compute(self.precision, self.place)
+    def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        with compute(self.precision, self.place):
+            return self.objective.loss(model, batch)
 
-    def _moved(self, batches: Iterator[Batch], watch: Watch) -> Iterator[Batch]:
-        """Bring batches to the device, and count the time that takes."""
-        while True:
-            began = time.perf_counter()
-            batch = to_device(next(batches), self.place)
-            watch.loading_s += time.perf_counter() - began
-            yield batch
+    def _batches(self, first_step: int) -> Iterator[Batch]:
+        """This rank's, on the device."""
+        batches = self.loader.batches(
+            batch=self.job.batch,
+            first_step=first_step,
+            accumulate=self.parallel.accumulate,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+        )
+        return (to_device(batch, self.place) for batch in batches)
 
     def _fresh(self, *, compiled: bool = False) -> tuple[nn.Module, nn.Module]:
         """The untrained model, spread over the ranks: what holds its state, and what to train."""
@@ -250,25 +201,6 @@ class Pretraining:
             model, list(model.blocks), ranks=self.ranks, place=self.place
         )
         return model, trained
-
-    def _settle(self, trained: nn.Module) -> None:
-        """Let DDP lay out its buckets before the first step.
-
-        It does so anew after its first backward pass, by the order that gradients came in, and how
-        a sum over more than two ranks is rounded follows from the place in a bucket. A resumed run
-        would round its first step unlike the run that was left alone.
-        """
-        if self.parallel.strategy != "ddp":
-            return
-        first = self.loader.batches(
-            batch=self.job.batch,
-            accumulate=self.parallel.accumulate,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-        )
-        batch = to_device(next(first), self.place)
-        _objective(trained, batch, loss=self.objective.loss, context=self._compute).backward()
-        trained.zero_grad(set_to_none=True)
 
     def _losses(self, model: nn.Module) -> Tensor | None:
         """Held-out losses. A rank that holds the whole model needs no other for them."""
@@ -320,17 +252,3 @@ class Pretraining:
             "uniform_loss": None,
             "zero_loss": self.validation.zero_loss(),
         }
-
-
-def _mean(loss: Tensor, ranks: Ranks) -> float:
-    """Mean of the ranks' losses, each of an equal share of the batch; every rank must ask."""
-    if ranks.world == 1:
-        return loss.item()
-    total = loss.clone()
-    torch.distributed.all_reduce(total)
-    return total.item() / ranks.world
-
-
-def _objective(model: nn.Module, batch: Batch, *, loss: Any, context: Any) -> Tensor:
-    with context():
-        return loss(model, batch)

@@ -4,17 +4,17 @@ The model is one of ours, or an encoder of another project under the same protoc
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from toto.data.token_set import TokenSet
+from toto.jobs.labelled_splits import SPLITS, LabelledSplit, SplitNames, labelled_splits
 from toto.jobs.listed_samples import ListedSamples
 from toto.jobs.progress import Bar, bar
 from toto.jobs.score_files import write_score
-from toto.jobs.sequences import open_tokens
 from toto.probe.backbone import Backbone, open_backbone
 from toto.probe.encoder import Encoder
 from toto.probe.fit import Features, FitConfig, extract, join
@@ -24,8 +24,6 @@ from toto.runtime.devices import device, resolve_precision
 from toto.runtime.folder import RunFolder
 from toto.tasks.classification import ProbeRun, Task, judge, probe_once
 from toto.tasks.ledger import Model, Protocol, Selection, require_apart
-
-SPLITS = ("train", "selection", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +36,9 @@ class Probe:
     """Folder of an encoder that transformers saved, which takes the run's place. It reads frames,
     so the shards must keep them (`toto tokenize --keep-frames`)."""
     shards: str
-    """Folder or address with the labelled token sets `train`, `selection` and `test`."""
+    """Folder or address with the labelled token sets."""
+    splits: SplitNames = field(default_factory=SplitNames)
+    """Which of them train, choose and are reported."""
     tasks: tuple[Task, ...]
     fit: FitConfig = field(default_factory=FitConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -61,27 +61,32 @@ class Probe:
             if folder.has_result("probe"):
                 return folder.result("probe")
             encoder = self._open()
-            shards = {
-                split: open_tokens(self.shards, split, frames=encoder.reads_patches)
-                for split in SPLITS
-            }
+            shards = self.splits.open(self.shards, frames=lambda _: encoder.reads_patches)
             require_tokens_of(encoder, shards)
-            listed = {split: ListedSamples.of(shards[split]) for split in ("selection", "test")}
-            require_apart(listed["selection"].split, listed["selection"].ids, listed["test"].ids)
-            clips = sum(len(shard.clips) for shard in shards.values())
+            if isinstance(encoder, Backbone):
+                encoder = replace(encoder, kind=shards["train"].description.kind)
+            splits = labelled_splits(
+                shards,
+                {task.name: task.classes for task in self.tasks},
+                share=self.splits.selection_share,
+            )
+            chose, listed = splits["selection"], ListedSamples.of(splits["test"])
+            require_apart(chose.described(), chose.ids, listed.ids)
+            clips = sum(map(len, splits.values()))
             digests: dict[str, tuple[str, ...]] = {}
             with bar("probe", (1 + len(self.seeds)) * clips) as progress:
                 trained, digests["trained"] = self._probe(
-                    lambda _: encoder, shards, progress, same=True
+                    lambda _: encoder, splits, progress, same=True
                 )
                 untrained, digests["untrained"] = self._probe(
-                    encoder.untrained, shards, progress, same=False
+                    encoder.untrained, splits, progress, same=False
                 )
             runs = {"trained": trained, "untrained": untrained}
             for kind, found in runs.items():
-                self._write_scores(folder, kind, found, digests[kind], listed, shards, encoder)
-            result = self._result(encoder, shards, trained, untrained)
-            folder.write_result("predictions", self._predictions(shards, trained, untrained))
+                self._write_scores(folder, kind, found, digests[kind], listed, splits, encoder)
+            result = self._result(encoder, listed, splits, trained, untrained)
+            predictions = self._predictions(listed, splits["test"], trained, untrained)
+            folder.write_result("predictions", predictions)
             folder.write_result("probe", result)
             return result
 
@@ -95,7 +100,7 @@ class Probe:
     def _probe(
         self,
         encoder: Callable[[int], Encoder],
-        shards: dict[str, TokenSet],
+        splits: dict[str, LabelledSplit],
         progress: Bar,
         *,
         same: bool,
@@ -115,7 +120,7 @@ class Probe:
                 source = encoder(seed)
                 digests.append(source.digest())
                 for split in SPLITS:
-                    features[split] = self._features(source, shards[split], progress)
+                    features[split] = self._features(source, splits[split], progress)
             progress.advance(0, note=f"fitting, seed {seed}")
             runs.append(
                 probe_once(
@@ -129,18 +134,17 @@ class Probe:
             )
         return runs, tuple(digests)
 
-    def _features(self, encoder: Encoder, shard: TokenSet, progress: Bar) -> Features:
-        frames = int(shard.lengths[0])
-        clips = range(len(shard.clips))
-        windows = torch.stack([encoder.window(shard, clip, 0, frames) for clip in clips])
-        labels = torch.stack([shard.labels(task.name) for task in self.tasks])
+    def _features(self, encoder: Encoder, split: LabelledSplit, progress: Bar) -> Features:
+        tokens = split.tokens
+        frames = int(tokens.lengths[0])
+        windows = torch.stack([encoder.window(tokens, n, 0, frames) for n in split.numbers])
 
         def shown() -> Iterator[Features]:
-            for part in extract(encoder, windows, labels):
+            for part in extract(encoder, windows, split.labels):
                 progress.advance(part.tokens.shape[1], note="features of all layers")
                 yield part
 
-        return join(shown(), len(clips))
+        return join(shown(), len(split))
 
     def _write_scores(
         self,
@@ -148,19 +152,19 @@ class Probe:
         kind: str,
         runs: list[ProbeRun],
         digests: tuple[str, ...],
-        listed: dict[str, ListedSamples],
-        shards: dict[str, TokenSet],
+        listed: ListedSamples,
+        splits: dict[str, LabelledSplit],
         encoder: Encoder,
     ) -> None:
         """Write each task's score so that it can be computed again (`toto ledger`)."""
-        chose, test = listed["selection"], listed["test"]
+        chose, test = splits["selection"], splits["test"]
         for number, task in enumerate(self.tasks):
             choices = [run.choices[number] for run in runs]
             write_score(
                 folder,
                 f"{task.name}-{kind}",
-                test.classified(
-                    shards["test"].labels(task.name),
+                listed.classified(
+                    test.labels[number],
                     [run.predicted[number][:, None] for run in runs],
                     classes=task.classes,
                 ),
@@ -169,10 +173,10 @@ class Probe:
                     "frozen-layer-probe",
                     {
                         "fit": asdict(self.fit),
-                        "frames": int(shards["train"].lengths[0]),
-                        "classes": task.classes,
+                        "frames": int(test.tokens.lengths[0]),
+                        "classes": list(test.classes[number]),
                         "precision": resolve_precision(self.precision, device()),
-                        "trained_on": shards["train"].sha256,
+                        "trained_on": splits["train"].digest,
                     },
                 ),
                 model=Model(
@@ -180,12 +184,12 @@ class Probe:
                     weights_sha256=digests,
                     trained=kind == "trained",
                 ),
-                reported=test.split,
+                reported=listed.split,
                 seeds=self.seeds,
                 selection=Selection.on(
-                    chose.split,
+                    chose.described(),
                     chose.ids,
-                    reported=test.ids,
+                    reported=listed.ids,
                     among={"layers": encoder.depth + 1, "poolings": len(POOLINGS)},
                     chosen=[f"layer {choice.layer}, {choice.pooling}" for choice in choices],
                 ),
@@ -194,21 +198,26 @@ class Probe:
     def _result(
         self,
         encoder: Encoder,
-        shards: dict[str, TokenSet],
+        listed: ListedSamples,
+        splits: dict[str, LabelledSplit],
         trained: list[ProbeRun],
         untrained: list[ProbeRun],
     ) -> dict[str, Any]:
         kinds = {"trained": trained, "untrained": untrained}
+        # A lost clip counts as wrong here too.
+        counted = len(listed.read) / len(listed.ids)
         tasks = {}
         for number, task in enumerate(self.tasks):
-            scores = {kind: [run.scores[number] for run in runs] for kind, runs in kinds.items()}
+            scores = {
+                kind: [counted * run.scores[number] for run in runs] for kind, runs in kinds.items()
+            }
             tasks[task.name] = {
                 "classes": task.classes,
                 "chance": task.chance,
-                "clips": {split: len(shard.clips) for split, shard in shards.items()},
+                "clips": {name: len(split) for name, split in splits.items()},
                 "test": {
                     kind: {
-                        pooling: [run.test[number, p].tolist() for run in runs]
+                        pooling: [(counted * run.test[number, p]).tolist() for run in runs]
                         for p, pooling in enumerate(POOLINGS)
                     }
                     for kind, runs in kinds.items()
@@ -218,7 +227,7 @@ class Probe:
                         {
                             "seed": run.seed,
                             **asdict(run.choices[number]),
-                            "test": run.scores[number],
+                            "test": counted * run.scores[number],
                         }
                         for run in runs
                     ]
@@ -230,17 +239,23 @@ class Probe:
             "seeds": list(self.seeds),
             "layers": ["embedding", *(f"block {n}" for n in range(1, encoder.depth + 1))],
             "poolings": list(POOLINGS),
+            "lost": [*listed.missing, *listed.undecodable],
             "tasks": tasks,
         }
 
     def _predictions(
-        self, shards: dict[str, TokenSet], trained: list[ProbeRun], untrained: list[ProbeRun]
+        self,
+        listed: ListedSamples,
+        test: LabelledSplit,
+        trained: list[ProbeRun],
+        untrained: list[ProbeRun],
     ) -> dict[str, Any]:
         """Every test clip with its label and each chosen probe's answer: scores recompute."""
-        test = shards["test"]
+        named = list(enumerate(self.tasks))
         return {
-            "clips": [clip.name for clip in test.clips],
-            "labels": {task.name: test.labels(task.name).tolist() for task in self.tasks},
+            "clips": list(listed.read),
+            "classes": {task.name: list(test.classes[g]) for g, task in named},
+            "labels": {task.name: test.labels[g].tolist() for g, task in named},
             "predicted": {
                 kind: {
                     task.name: [run.predicted[number].tolist() for run in runs]

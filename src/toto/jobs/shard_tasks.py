@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from toto.config import to_dict
+from toto.tasks.views import crop_shares
 from toto.video.collection import TRAINING_SPLITS, Collection
 from toto.video.datasets.moving_digits import Split
 from toto.video.manifest import Row
@@ -82,6 +83,7 @@ def plan_shards(
     lost: Iterable[tuple[int, int]],
     *,
     crops: int,
+    test_crops: int,
     stride: int | None,
     side_px: int | None,
     shard_frames: int,
@@ -93,6 +95,7 @@ def plan_shards(
         collections: the data folders.
         lost: (folder, row number) of clips to leave out, such as blocked ones.
         crops: random squares of every training clip.
+        test_crops: squares of every other clip, along its longer side.
         stride: every how many-th frame is kept; None takes what each folder was ingested with.
         side_px: side of the squares; None takes what each folder was ingested with.
         shard_frames: frames of a shard, unless one clip alone has more.
@@ -109,7 +112,9 @@ def plan_shards(
         groups: dict[str, list[CutClip]] = {}
         for number, row in enumerate(collection.rows):
             if row.status == "ok" and (data, number) not in left_out:
-                for cut in _cuts(row, crops, stride or collection.config.stride, side, seed):
+                every = Cut(stride=stride or collection.config.stride, side_px=side)
+                for crop in _crops(row, crops, test_crops, seed):
+                    cut = replace(every, crop=crop)
                     clip = CutClip(row=row, cut=cut)
                     groups.setdefault(f"{row.source}/{row.split}", []).append(clip)
         ranges = list(_digit_ranges(collection, shard_frames))
@@ -131,15 +136,16 @@ def plan_shards(
     return tasks
 
 
-def _cuts(row: Row, crops: int, stride: int, side_px: int, seed: int) -> list[Cut]:
+def _crops(row: Row, crops: int, test_crops: int, seed: int) -> list[tuple[float, float]]:
+    """Where the squares of a clip lie in the free room, x and y in [0, 1]."""
     if row.split not in TRAINING_SPLITS:
-        # What scores are computed on shows the same square to everyone.
-        return [Cut(stride=stride, side_px=side_px)]
+        # What scores are computed on shows the same squares to everyone.
+        wide = row.width >= row.height
+        return [(share, 0.5) if wide else (0.5, share) for share in crop_shares(test_crops)]
     # Of the clip's name, not of its number: more clips in the data set change no crop.
     name = hashlib.sha256(f"{row.source}\n{row.clip}".encode()).digest()
     random = np.random.default_rng([seed, *np.frombuffer(name[:16], "<u4").tolist()])
-    squares = random.random((crops, 2)).tolist()
-    return [Cut(stride=stride, side_px=side_px, crop=(x, y)) for x, y in squares]
+    return [(x, y) for x, y in random.random((crops, 2)).tolist()]
 
 
 def _parts(clips: Sequence[CutClip], shard_frames: int) -> Iterator[list[CutClip]]:

@@ -1,4 +1,4 @@
-"""`toto status`: where a pre-training run stands, read from its files alone.
+"""`toto status`: where a pre-training or a fine-tuning stands, read from its files alone.
 
 It never imports torch, so that it answers at once, on a login node too, beside a run that is being
 written.
@@ -16,15 +16,17 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from toto.jobs.forecast import Forecast, Point, forecast, smoothed, troubles
+from toto.jobs.terminal_plot import PLOT_COLUMNS, plot
 from toto.runtime import checkpoint_record
 from toto.train.schedule import WarmupCosine
 
+RESULTS = {"Pretrain": "pretrain", "Finetune": "finetune"}
+"""The kinds of run that have a state, and the result that each ends with."""
 RECENT_LINES = 20
 SLOW_DATA = 0.1
 """Share of the time spent waiting for data that is worth a word."""
 SILENT_S, SILENT_LINES = 120.0, 20
 """A run is silent when it has not logged for so long, and for so many lines' usual time."""
-PLOT_COLUMNS, PLOT_ROWS = 60, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +38,23 @@ class Checkpoint:
     state: Literal["complete", "verified", "damaged"]
     """`complete`: all files are there in the size that was written. `verified`: their SHA-256 are
     those that were written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Accuracies of a fine-tuning, in [0, 1].
+
+    Attributes:
+        selection: the newest of the selection split, with its step.
+        best: the highest of the selection split, with its step.
+        test: of the test split, which is read once, at the end; None before.
+        chance: of guessing among balanced classes.
+    """
+
+    selection: Point
+    best: Point
+    test: float | None
+    chance: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +70,8 @@ class RunStatus:
         left_s: expected time to the end, at the recent speed.
         recent: of the newest lines: tokens_per_s, mfu, loading_share, grad_norm, memory_bytes.
         loss: median of the newest training losses.
-        validation_loss: the newest, with its step.
+        validation_loss: the newest of a pre-training, with its step.
+        score: of a fine-tuning.
         forecast: of the training loss at the last step.
         counts: steps that were skipped, spikes, not finite, and rewinds.
         troubles: what is not well, in words.
@@ -69,6 +89,7 @@ class RunStatus:
     recent: dict[str, float | None]
     loss: float | None
     validation_loss: Point | None
+    score: Score | None
     forecast: Forecast | None
     counts: dict[str, int]
     troubles: list[str]
@@ -79,7 +100,7 @@ class RunStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Where a pre-training run stands, how fast it goes, and whether its curve looks well."""
+    """Where a run stands, how fast it goes, whether its curve looks well, and what it scores."""
 
     run_folder: Path
     """Of the run, or one that has it as `pretrain`."""
@@ -92,13 +113,13 @@ class Status:
         """Read the run's files.
 
         Raises:
-            ValueError: if the folder has no pre-training run.
+            ValueError: if the folder is no pre-training or fine-tuning that has begun.
         """
         folder = self.run_folder
         if not (folder / "config.json").is_file() and (folder / "pretrain/config.json").is_file():
             folder = folder / "pretrain"
-        config = _config(folder)
-        schedule = WarmupCosine(peak=config["lr"], warmup=config["warmup"], steps=config["steps"])
+        saved = _saved(folder)
+        kind, schedule = saved["kind"], _schedule(folder, saved)
         lines = _lines(folder / "metrics.jsonl")
         logged = [line for line in lines if "loss" in line]
         points = [(n["step"], n["loss"]) for n in logged if n["loss"] is not None]
@@ -106,28 +127,30 @@ class Status:
         step = max((line["step"] for line in lines), default=0)
         checkpoints = list(_checkpoints(folder / "checkpoints", verify=self.verify))
         seconds_a_step = _seconds_a_step(logged)
-        state, why = _state(folder, step, checkpoints, logged, seconds_a_step)
+        result = folder / "results" / f"{RESULTS[kind]}.json"
+        state, why = _state(folder, result, step, checkpoints, logged, seconds_a_step)
         counts = {
             name: int((logged[-1].get(name) or 0) if logged else 0)
             for name in ("skipped", "spikes", "nonfinite")
         }
         counts["rewinds"] = _rewinds(folder)
         recent = _recent(logged)
-        left = config["steps"] - step
+        left = schedule.steps - step
         return RunStatus(
             run=str(folder),
             state=state,
             why=why,
             step=step,
-            steps=config["steps"],
+            steps=schedule.steps,
             left_s=left * seconds_a_step if seconds_a_step and state == "running" else None,
             recent=recent,
             loss=median(loss for _, loss in points[-RECENT_LINES:]) if points else None,
             validation_loss=validation[-1] if validation else None,
+            score=_score(lines, result, saved["config"]) if kind == "Finetune" else None,
             forecast=None if state == "finished" else forecast(points, schedule),
             counts=counts,
             troubles=[
-                *_incidents(counts, recent),
+                *_incidents(counts, recent, " (incidents.jsonl)" if kind == "Pretrain" else ""),
                 *troubles(points, validation, schedule),
             ],
             checkpoints=checkpoints,
@@ -170,8 +193,10 @@ def as_text(status: RunStatus) -> list[str]:
             )
         elif status.state != "finished":
             lines.append("forecast     too early to tell")
+    if status.score:
+        lines.append(f"accuracy     {', '.join(_accuracies(status.score))}")
     if len(status.curve) > 1:
-        lines += ["", *_plot(status.curve, status.steps), ""]
+        lines += ["", *plot(status.curve, status.steps), ""]
     if status.troubles:
         lines += [f"health       {trouble}" for trouble in status.troubles]
     elif status.loss is not None:
@@ -196,6 +221,15 @@ def _speed(recent: dict[str, float | None]) -> Iterator[str]:
             yield form.format(value / unit)
 
 
+def _accuracies(score: Score) -> Iterator[str]:
+    (step, newest), (best_step, best) = score.selection, score.best
+    better = f", {100 * best:.1f} % at best, step {best_step:,}" if best > newest else ""
+    yield f"selection {100 * newest:.1f} % at step {step:,}{better}"
+    if score.test is not None:
+        yield f"test {100 * score.test:.1f} %"
+    yield f"chance {100 * score.chance:.1f} %"
+
+
 def _ending(status: RunStatus) -> str:
     if status.left_s is None:
         return ""
@@ -210,46 +244,43 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _plot(curve: Sequence[Point], steps: int) -> list[str]:
-    """Draw a curve in Braille dots, 2 x 4 a character, with its range at the left."""
-    values = [loss for _, loss in curve]
-    low, high = min(values), max(values)
-    dots = [[False] * (2 * PLOT_COLUMNS) for _ in range(4 * PLOT_ROWS)]
-    across = (2 * PLOT_COLUMNS - 1) / max(steps - 1, 1)
-    down = (4 * PLOT_ROWS - 1) / (high - low or 1)
-    places = [(round((step - 1) * across), round((high - loss) * down)) for step, loss in curve]
-    for (x, y), (next_x, next_y) in zip(places, [*places[1:], places[-1]], strict=True):
-        # Whole lines, or a steep start would be a few lone dots.
-        length = max(next_x - x, abs(next_y - y), 1)
-        for n in range(length + 1):
-            dots[round(y + (next_y - y) * n / length)][round(x + (next_x - x) * n / length)] = True
-    rows = []
-    for row in range(PLOT_ROWS):
-        label = {0: f"{high:.4g}", PLOT_ROWS - 1: f"{low:.4g}"}.get(row, "")
-        cells = "".join(_braille(dots, 4 * row, 2 * column) for column in range(PLOT_COLUMNS))
-        rows.append(f"{label:>12} ┤{cells.rstrip('⠀')}")
-    rows.append(f"{'':>12} └{'─' * PLOT_COLUMNS}")
-    rows.append(f"{'':>12}  1{f'step {steps:,}':>{PLOT_COLUMNS - 1}}")
-    return rows
-
-
-def _braille(dots: list[list[bool]], top: int, left: int) -> str:
-    places = ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (3, 1))
-    bits = sum(1 << n for n, (y, x) in enumerate(places) if dots[top + y][left + x])
-    return chr(0x2800 + bits)
-
-
-def _config(folder: Path) -> dict[str, Any]:
+def _saved(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(
             f"{folder} is not a run folder (no config.json); give a folder that "
-            "`toto pretrain --out` made"
+            "`toto pretrain --out` or `toto finetune --out` made"
         )
     saved = json.loads(file.read_text())
-    if saved["kind"] != "Pretrain":
-        raise ValueError(f"{folder} is a run of {saved['kind']}; give one of `toto pretrain`")
-    return saved["config"]
+    if saved["kind"] not in RESULTS:
+        raise ValueError(
+            f"{folder} is a run of {saved['kind']}; give one of `toto pretrain` or `toto finetune`"
+        )
+    return saved
+
+
+def _schedule(folder: Path, saved: dict[str, Any]) -> WarmupCosine:
+    config = saved["config"]
+    if saved["kind"] == "Pretrain":
+        return WarmupCosine(peak=config["lr"], warmup=config["warmup"], steps=config["steps"])
+    # Its config counts epochs: the steps follow from the clips.
+    file = folder / "results" / "schedule.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} has not begun (no {file.name}); give its command again")
+    return WarmupCosine(**json.loads(file.read_text()))
+
+
+def _score(lines: Sequence[dict[str, Any]], result: Path, config: dict[str, Any]) -> Score | None:
+    name = "selection_accuracy"
+    found = [(line["step"], line[name]) for line in lines if name in line]
+    if not found:
+        return None
+    return Score(
+        selection=found[-1],
+        best=max(found, key=lambda point: point[1]),
+        test=json.loads(result.read_text())["test_accuracy"] if result.is_file() else None,
+        chance=1 / config["task"]["classes"],
+    )
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -302,12 +333,14 @@ def _recent(logged: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     return found
 
 
-def _incidents(counts: dict[str, int], recent: dict[str, float | None]) -> Iterator[str]:
+def _incidents(
+    counts: dict[str, int], recent: dict[str, float | None], where: str
+) -> Iterator[str]:
     if counts["nonfinite"]:
-        yield f"{counts['nonfinite']:,} steps were not finite and passed over (incidents.jsonl)"
+        yield f"{counts['nonfinite']:,} steps were not finite and passed over{where}"
     if counts["spikes"]:
         passed = counts["skipped"] - counts["nonfinite"]
-        yield f"{counts['spikes']:,} spikes, {passed:,} of them passed over (incidents.jsonl)"
+        yield f"{counts['spikes']:,} spikes, {passed:,} of them passed over{where}"
     if counts["rewinds"]:
         yield f"{counts['rewinds']:,} rewinds that left batches out (results/rewinds.json)"
     waiting = recent["loading_share"]
@@ -317,12 +350,13 @@ def _incidents(counts: dict[str, int], recent: dict[str, float | None]) -> Itera
 
 def _state(
     folder: Path,
+    result: Path,
     step: int,
     checkpoints: Sequence[Checkpoint],
     logged: Sequence[dict[str, Any]],
     seconds_a_step: float | None,
 ) -> tuple[Literal["new", "running", "stopped", "dead", "finished"], str]:
-    if (folder / "results" / "pretrain.json").is_file():
+    if result.is_file():
         return "finished", "its result is written"
     metrics = folder / "metrics.jsonl"
     silent_s = time.time() - metrics.stat().st_mtime if metrics.exists() else 0.0

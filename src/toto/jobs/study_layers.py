@@ -24,7 +24,7 @@ from toto.runtime.durable import write_bytes
 from toto.runtime.folder import RunFolder
 from toto.studies.layers import LayerOutcome, Pick, layer_outcomes, pick
 from toto.tasks.classification import Task, judge
-from toto.tasks.ledger import Model, Protocol, Selection, Split
+from toto.tasks.ledger import Model, Protocol, Selection
 
 KINDS = ("trained", "untrained")
 
@@ -123,6 +123,7 @@ class _Atlas:
     def __init__(self, job: LayerStudy, folder: RunFolder, clips: dict[str, AtlasClips]) -> None:
         self.job, self.folder, self.clips = job, folder, clips
         self.classes = clips["train"].classes
+        self.listed = ListedSamples.of(clips["test"].samples)
         self.cache = None if job.cache is None else FeatureCache(folder=job.cache)
 
     def measure(self, backbone: Backbone) -> dict[str, Any]:
@@ -167,7 +168,9 @@ class _Atlas:
         )
         for outcome in found:
             progress.advance(0, note=f"{note}: layer {outcome.layer} of {layers - 1}")
-            yield outcome
+            # A lost clip counts as wrong here too.
+            counted = len(self.listed.read) / len(self.listed.ids)
+            yield replace(outcome, test=counted * outcome.test)
 
     def _features(self, backbone: Backbone, progress: Bar) -> Iterator[tuple[str, Features]]:
         for split, clips in self.clips.items():
@@ -176,7 +179,7 @@ class _Atlas:
                 "backbone": backbone.digest(),
                 "layers": list(range(backbone.depth + 1)),
                 "data": clips.tokens.sha256,
-                "clips": list(clips.numbers),
+                "clips": list(clips.samples.numbers),
                 "frames": clips.frames,
                 "torch": torch.__version__,
             }
@@ -200,9 +203,7 @@ class _Atlas:
     ) -> None:
         """Write the score of what was chosen, from which it can be computed again."""
         job, test, chose = self.job, self.clips["test"], self.clips["selection"]
-        listed = ListedSamples.of(test.tokens)
-        # A part of the training set has no digest of its own; that of the set and its clips is one.
-        split = Split.of(f"selection for {listed.split.name}", self._selection_digest(), chose.ids)
+        listed, chooses = self.listed, chose.samples.described()
         heads = job.bank.heads
         ranked = [
             seed[one.layer].ranked[heads.index(one.head)]
@@ -224,18 +225,13 @@ class _Atlas:
             reported=listed.split,
             seeds=job.seeds,
             selection=Selection.on(
-                split,
-                chose.ids,
+                chooses,
+                chose.samples.ids,
                 reported=listed.ids,
                 among={"layers": layers, "heads": len(heads), "rates": len(job.bank.rates)},
                 chosen=[f"layer {one.layer}, {one.head}, rate {one.rate:g}" for one in picks],
             ),
         )
-
-    def _selection_digest(self) -> str:
-        clips = self.clips["selection"]
-        whole = len(clips) == len(clips.tokens.lengths)
-        return clips.tokens.sha256 if whole else f"part of {clips.tokens.sha256}"
 
     def _result(
         self,

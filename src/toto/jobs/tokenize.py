@@ -28,6 +28,7 @@ from toto.jobs.workers import over_processes
 from toto.metrics.tokens import perplexity, used_codes
 from toto.runtime.devices import Precision, device
 from toto.runtime.folder import RunFolder
+from toto.tasks.views import crop_shares
 from toto.tokenizers import SHIPPED, Tokenizer, load_tokenizer, save_tokenizer
 from toto.video.block_list import BlockList
 from toto.video.collection import MANIFEST, TRAINING_SPLITS, Collection
@@ -59,8 +60,10 @@ class Tokenize:
     tokenizer: str = SHIPPED
     """Folder of a tokenizer, or the name of one that comes with the package."""
     crops: int = 1
-    """Random squares taken of every clip of a training split, each a sample of its own; of other
-    splits it is the one in the middle."""
+    """Random squares taken of every clip of a training split, each a sample of its own."""
+    test_crops: int = 1
+    """Squares of every clip of other splits: 1, the middle, or 3, the middle and both ends of the
+    longer side, for evaluation by as many views."""
     stride: int | None = None
     """Every how many-th frame of a video is kept; None takes what it was ingested with, 4 in the
     paper."""
@@ -86,6 +89,7 @@ class Tokenize:
         for name in ("stride", "side_px"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        crop_shares(self.test_crops)
         if not self.data:
             raise ValueError("no data: give --data with folders that `toto ingest` wrote")
 
@@ -120,6 +124,7 @@ class _Run:
             self.collections,
             self.blocked,
             crops=job.crops,
+            test_crops=job.test_crops,
             stride=job.stride,
             side_px=job.side_px,
             # Frames are hundreds of times as large as their tokens.

@@ -113,7 +113,6 @@ class TokenizerTraining:
                 carried={"learner": learner, "average": average},
             )
             done = training.resume()
-            folder.rewind(done)
             chosen = held_out[_spread(len(held_out), self.measure_frames)].to(place)
 
             def objective(model: Any, batch: FrameBatch) -> Tensor:

@@ -88,6 +88,8 @@ class Training:
     def resume(self) -> int:
         """Take up the newest good checkpoint; returns the steps it has behind it, or 0.
 
+        The lines of later steps are dropped from the run's metrics: they will be taken again.
+
         The random states are those that were saved where as many ranks go on; otherwise they follow
         from seed and step, as nobody can say which of theirs would be whose.
 
@@ -105,18 +107,22 @@ class Training:
         if found is not None:
             for path in found.damaged:
                 console.print(f"set aside a damaged checkpoint: {path}", markup=False)
-        if step < 0:
-            return 0
-        path = checkpoint.at(self.folder.checkpoints, step)
-        tensors = checkpoint.stored(path, config_digest=self.config_digest)
-        state.restore_model(self.model, tensors["model"])
-        state.restore_optimizer(self.optimizer, self.model, tensors["optimizer"])
-        for name, part in self.carried.items():
-            # A part without any tensor leaves no trace in the file.
-            part.restore({key: value[()] for key, value in tensors.get(name, {}).items()})
-        self._restore_random(tensors["random"], step)
-        durable.crash_point("checkpoint.after_load")
-        return step
+        if step >= 0:
+            path = checkpoint.at(self.folder.checkpoints, step)
+            tensors = checkpoint.stored(path, config_digest=self.config_digest)
+            state.restore_model(self.model, tensors["model"])
+            state.restore_optimizer(self.optimizer, self.model, tensors["optimizer"])
+            for name, part in self.carried.items():
+                # A part without any tensor leaves no trace in the file.
+                part.restore({key: value[()] for key, value in tensors.get(name, {}).items()})
+            self._restore_random(tensors["random"], step)
+            durable.crash_point("checkpoint.after_load")
+        done = max(step, 0)
+        if self.ranks.rank == 0:
+            self.folder.rewind(done)
+            if done:
+                console.print(f"resuming {self.folder.path} at step {done}", markup=False)
+        return done
 
     def branch(self, origin: str) -> None:
         """Begin with weights and moments of another run's checkpoint.
@@ -166,10 +172,6 @@ class Training:
             failed = error
         (someone,) = self.ranks.highest(int(failed is not None))
         self._raise(failed, someone=bool(someone))
-
-    def due(self, step: int, save_every: int) -> bool:
-        """Whether a checkpoint of this step is to be saved."""
-        return step % save_every == 0 or self.retention.permanent(step)
 
     def asked_to_stop(self, interruption: Interruption) -> int:
         """The signal by which any rank was asked to stop, or 0; every rank asks, once a step.

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 
@@ -9,6 +11,8 @@ from toto.jobs.progress import Bar
 from toto.runtime.devices import peak_memory_bytes
 from toto.train.health import Judge
 from toto.train.loop import Step
+
+BatchT = TypeVar("BatchT")
 
 
 class Watch:
@@ -47,6 +51,14 @@ class Watch:
         self.elapsed_s = time.perf_counter() - self._start
         self.tokens_per_s = self._steps * self._tokens_a_step / self.elapsed_s
         progress.advance(note=f"loss {step.loss.item():.3f}  {self.tokens_per_s:,.0f} tokens/s")
+
+    def timed(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
+        """Pass batches through, and count the time that is waited for them."""
+        while True:
+            began = time.perf_counter()
+            batch = next(batches)
+            self.loading_s += time.perf_counter() - began
+            yield batch
 
     def line(self, step: Step, loss: float, judge: Judge) -> dict[str, float | int | None]:
         """Metrics of a step; speed and shares are those since the last line.

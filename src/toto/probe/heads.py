@@ -106,7 +106,7 @@ class VJepaHead(nn.Module):
     own last norm.
 
     That of V-JEPA 2 has three blocks of self-attention before; it cannot be folded, and training
-    it at every layer costs many times the encoder. It is not here.
+    it at every layer costs many times the encoder. It is `toto.probe.attentive`, for one layer.
 
     Source:
         Bardes et al., "Revisiting feature prediction for learning visual representations from

@@ -14,10 +14,18 @@ from toto.recipes.ablations import (
 )
 from toto.recipes.data import ingest
 from toto.recipes.demo import demo, demo_ingest, demo_probe
-from toto.recipes.finetune import kinetics, mae_base, paper_probes
+from toto.recipes.finetune import (
+    frozen_attention,
+    frozen_linear,
+    kinetics,
+    kinetics_mlp,
+    mae_base,
+    paper_probes,
+)
 from toto.recipes.finetune import tiny as tiny_finetune
 from toto.recipes.pretrain import base, frames_32, large, one_b, tiny, tiny_gpt2, tiny_mamba
 from toto.recipes.pretrain import demo as demo_pretrain
+from toto.recipes.probe import classes
 from toto.recipes.scaling import a1, a2, a3, a4, a5, a6
 from toto.recipes.tokenizer import demo as demo_tokenizer
 from toto.recipes.tokenizer import dvae, shipped, vqgan
@@ -55,9 +63,13 @@ TOKENIZER: dict[str, Callable[[], Any]] = {
 FINETUNE: dict[str, Callable[[], Any]] = {
     "mae-base": mae_base,
     "paper-probes": paper_probes,
+    "frozen-linear": frozen_linear,
+    "frozen-attention": frozen_attention,
     "kinetics": kinetics,
+    "kinetics-mlp": kinetics_mlp,
     "tiny": tiny_finetune,
 }
+PROBE: dict[str, Callable[[], Any]] = {"demo": demo_probe, "classes": classes}
 DEMO: dict[str, Callable[[], Any]] = {"demo": demo}
 
-__all__ = ["DEMO", "FINETUNE", "INGEST", "PRETRAIN", "TOKENIZER", "demo_probe"]
+__all__ = ["DEMO", "FINETUNE", "INGEST", "PRETRAIN", "PROBE", "TOKENIZER", "demo_probe"]

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from toto.config import from_dict
 from toto.report.results import (
+    Finetune,
     Generate,
     Ingest,
     LayerAtlas,
+    MupStudy,
     Pretrain,
     Probe,
     StageCost,
@@ -28,7 +30,9 @@ from toto.report.results import (
 
 ResultT = TypeVar("ResultT")
 
-STAGES = ("data", "tokenizer", "shards", "pretrain", "probe", "track", "generate")
+OPTIONAL = ("mup", "layers", "finetune")
+"""Folders that the demo has none of; the page says nothing of those that are not there."""
+STAGES = ("data", "tokenizer", "shards", "pretrain", "probe", "track", "generate", *OPTIONAL)
 """The folders of a run, in the order its stages ran."""
 
 
@@ -64,10 +68,14 @@ class Report:
     tokenize: Tokenize | None
     pretrain: Pretrain | None
     pretrain_curves: dict[str, Curve]
+    mup: MupStudy | None
+    mup_picture: Media | None
     probe: Probe | None
     atlas: LayerAtlas | None
-    """Of `toto study layers --out RUN/layers`; the demo has none."""
+    """Of `toto study layers --out RUN/layers`."""
     atlas_picture: Media | None
+    finetune: Finetune | None
+    finetune_curves: dict[str, Curve]
     track: Track | None
     overlays: tuple[Media, ...]
     generate: Generate | None
@@ -103,9 +111,13 @@ def collect(folder: Path) -> Report:
         tokenize=_read_result(Tokenize, folder / "shards/results/tokenize.json"),
         pretrain=_read_result(Pretrain, folder / "pretrain/results/pretrain.json"),
         pretrain_curves=_read_curves(folder / "pretrain/metrics.jsonl"),
+        mup=_read_result(MupStudy, folder / "mup/results/study_mup.json"),
+        mup_picture=next(_read_media(folder / "mup", "mup.png"), None),
         probe=_read_result(Probe, folder / "probe/results/probe.json"),
         atlas=_read_result(LayerAtlas, folder / "layers/results/study_layers.json"),
         atlas_picture=next(_read_media(folder / "layers", "layers.png"), None),
+        finetune=_read_result(Finetune, folder / "finetune/results/finetune.json"),
+        finetune_curves=_read_curves(folder / "finetune/metrics.jsonl"),
         track=_read_result(Track, folder / "track/results/track.json"),
         overlays=tuple(_read_media(folder / "track", "overlay*.png")),
         generate=_read_result(Generate, folder / "generate/results/generate.json"),

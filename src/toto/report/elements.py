@@ -100,10 +100,17 @@ def legend(*entries: Html) -> Html:
     return element("div", *entries, class_="keys")
 
 
-def picture(media: Media, alt: str) -> Html:
-    """Show a PNG, its pixels kept square and sharp; a wide one scrolls in itself."""
+def picture(media: Media, alt: str, *, plot: bool = False) -> Html:
+    """Show a PNG; a wide one scrolls in itself.
+
+    Args:
+        media: the picture.
+        alt: what a screen reader says in its place.
+        plot: a plot is scaled smoothly; other pixels are kept square and sharp.
+    """
     image = element("img", src=data_uri(media, "image/png"), alt=alt)
-    return element("div", image, class_="picture", tabindex="0", role="group", aria_label=alt)
+    kind = "picture plot" if plot else "picture"
+    return element("div", image, class_=kind, tabindex="0", role="group", aria_label=alt)
 
 
 def bar(share: float, role: str) -> Html:

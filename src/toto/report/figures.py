@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from toto.report.collect import Curve
 from toto.report.elements import Html
-from toto.report.results import Pretrain, Probe, Task
+from toto.report.results import Finetune, Pretrain, Probe, Task
 from toto.report.svg import ROLES, render
 
 DASHED = (0, (3.5, 2))
@@ -142,6 +142,38 @@ def accuracy_per_layer(title: str, task: Task, probe: Probe, *, name: str) -> Ht
         axes.set_ylim(bottom=0)
 
     return render(draw, name=name, label=f"Test accuracy of {title} against the layer that is read")
+
+
+def tuned_accuracy(selection: Curve, result: Finetune) -> Html:
+    """Draw the accuracy on the selection clips over a fine-tuning, and that of the test clips."""
+
+    def draw(axes: Axes) -> None:
+        values = [100 * value for value in selection.values]
+        axes.plot(selection.steps, values, "o-", color=ROLES["trained"])
+        axes.plot(result.steps, 100 * result.test_accuracy, "D", color=ROLES["limit"])
+        _level(axes, 100 * result.chance, "chance", below=result.chance > 0.06)
+        axes.set(title="Accuracy", xlabel="optimiser step", ylabel="%", ylim=(0, None))
+        _plain(axes)
+
+    return render(draw, name="finetune-accuracy", label="Accuracy against the optimiser step")
+
+
+def tuned_layers(result: Finetune) -> Html:
+    """Draw the test accuracy of the probe behind each layer; a ring marks the chosen one."""
+
+    def draw(axes: Axes) -> None:
+        layers = [int(layer) for layer in result.test_accuracies]
+        values = [100 * value for value in result.test_accuracies.values()]
+        axes.plot(layers, values, "D-", color=ROLES["limit"])
+        axes.plot(result.layer, values[layers.index(result.layer)], "o", markersize=11,
+                  markerfacecolor="none", markeredgecolor=ROLES["ink"],
+                  markeredgewidth=1.2)  # fmt: skip
+        _level(axes, 100 * result.chance, "chance", below=result.chance > 0.06)
+        axes.set(title="Test accuracy by layer", xlabel="layer that is read", ylabel="%")
+        axes.set_ylim(bottom=0)
+        _plain(axes)
+
+    return render(draw, name="finetune-layers", label="Test accuracy against the layer")
 
 
 def closeness(psnr_db: dict[str, tuple[float | None, ...]]) -> Html:

@@ -18,11 +18,24 @@ from toto.report.elements import (
     table,
 )
 from toto.report.opening import verdict_mark
-from toto.report.results import Generate, LayerAtlas, Probe, Task, Track
+from toto.report.results import Finetune, Generate, LayerAtlas, Probe, Task, Track
 from toto.report.words import count, number, percent, size
 
 LARGEST_VIDEO_BYTES = 1_500_000
 """A larger video is named and not embedded: the page stays quick to open."""
+
+PROTOCOLS = {
+    "whole": "All weights learned from labels.",
+    "stop-gradient": "The backbone went on with the next token, while probes behind its layers "
+    "learned the labels.",
+    "frozen": "Probes behind the layers of the frozen backbone learned the labels.",
+}
+
+TUNED_LOSS = {
+    "stop-gradient": "nats, heads and next token",
+    "frozen": "nats, summed over heads",
+}
+"""What the loss of a protocol is a sum of, where it is one."""
 
 METHODS = {
     "forecast": "forecast",
@@ -91,9 +104,62 @@ def atlas(report: Report, result: LayerAtlas) -> Html:
             "Then which head gets most out of the same layer.",
             limits="Each head's learning rate is picked for each layer on the selection clips.",
         )
-        shown = picture(report.atlas_picture, "Accuracy of every head over the layers")
+        shown = picture(report.atlas_picture, "Accuracy of every head over the layers", plot=True)
         parts.append(figure([shown], words, wide=True))
     parts.append(element("p", f"Clips: {clips}.", class_="quiet"))
+    return join(parts)
+
+
+def finetuning(report: Report, result: Finetune) -> Html:
+    """Show what the model scores once it has learned from labels."""
+    clips = ", ".join(f"{n:,} {split}" for split, n in result.clips.items())
+    chosen = f", read at layer {result.layer}" if len(result.test_accuracies) > 1 else ""
+    views = ""
+    if result.views not in ("", "1x1"):
+        one = percent(result.test_accuracy_one_view)
+        views = f" with {result.views} views of each clip, {one} with one"
+    weights = "weights of the pre-training" if result.init == "trained" else "fresh weights"
+    intro = (
+        f"{PROTOCOLS.get(result.protocol, result.protocol)} Attention is {result.attention}; "
+        f"it began with {weights} and took {result.steps:,} steps. Test accuracy of "
+        f"{result.task}, {result.classes} classes: "
+    )
+    score = element("b", percent(result.test_accuracy))
+    parts = [element("p", intro, score, f"{views}{chosen}; chance {percent(result.chance)}.")]
+    curves = report.finetune_curves
+    panels = []
+    if "loss" in curves:
+        unit = TUNED_LOSS.get(result.protocol, "nats")
+        panels.append(
+            figures.over_steps(
+                curves["loss"], name="finetune-loss", title="Training loss", unit=unit
+            )
+        )
+    if "selection_accuracy" in curves:
+        panels.append(figures.tuned_accuracy(curves["selection_accuracy"], result))
+    if len(result.test_accuracies) > 1:
+        panels.append(figures.tuned_layers(result))
+    if panels:
+        words = caption(
+            axes="Loss of the training clips and accuracy on the selection clips, against the "
+            "optimiser step. Diamonds are test accuracies, read once at the end; where each layer "
+            "has a probe, a ring marks the one that the selection clips chose.",
+            look="Accuracy well above the dashed line of chance. Where it falls while the loss "
+            "goes on falling, the model learns the training clips by heart.",
+            limits="What pre-training is worth: a model tuned from fresh weights would tell "
+            "(--init untrained). One seed says little of small differences.",
+        )
+        blue = "training clips (loss), selection clips (accuracy)"
+        keys = legend(key("trained", blue), key("limit", "test clips", "dot"))
+        parts.append(figure(panels, words, keys=keys))
+    notes = [f"Clips: {clips}."]
+    if result.lost:
+        notes.append(
+            f"Test clips that could not be read, and count as wrong: {len(result.lost):,}."
+        )
+    if result.skipped_steps:
+        notes.append(f"Steps that were passed over: {result.skipped_steps:,}.")
+    parts.append(element("p", " ".join(notes), class_="quiet"))
     return join(parts)
 
 

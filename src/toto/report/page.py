@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toto.report import findings, record, training
-from toto.report.collect import Report
+from toto.report.collect import OPTIONAL, Report
 from toto.report.elements import Html, element, join, unfinished
 from toto.report.opening import opening
 from toto.runtime.durable import write_bytes
@@ -70,6 +70,11 @@ def page(report: Report) -> str:
 
 
 def _sections(r: Report) -> list[Section]:
+    left_out = set(OPTIONAL) - r.started
+    return [section for section in _all_sections(r) if section.stage not in left_out]
+
+
+def _all_sections(r: Report) -> list[Section]:
     frames = r.pretrain if r.pretrain is not None and len(r.pretrain.loss_per_frame) > 1 else None
     return [
         Section("data", "The data", "data", "ingest", r.ingest and training.data(r.ingest)),
@@ -95,12 +100,28 @@ def _sections(r: Report) -> list[Section]:
             frames and training.redundancy(frames),
         ),
         Section(
+            "mup",
+            "Learning rate over widths",
+            "mup",
+            "study mup",
+            r.mup and training.learning_rates(r, r.mup),
+        ),
+        Section(
             "layers", "Accuracy per layer", "probe", "probe", r.probe and findings.layers(r.probe)
         ),
-        *(
-            [Section("atlas", "Layer atlas", "layers", "study layers", findings.atlas(r, r.atlas))]
-            if r.atlas
-            else []
+        Section(
+            "atlas",
+            "Layer atlas",
+            "layers",
+            "study layers",
+            r.atlas and findings.atlas(r, r.atlas),
+        ),
+        Section(
+            "finetuning",
+            "Fine-tuning",
+            "finetune",
+            "finetune",
+            r.finetune and findings.finetuning(r, r.finetune),
         ),
         Section(
             "forecasts",

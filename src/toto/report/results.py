@@ -183,6 +183,72 @@ class LayerAtlas:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Finetune:
+    """`finetune/results/finetune.json`."""
+
+    protocol: str
+    attention: str
+    init: str
+    """The run's weights ("trained"), or fresh ones."""
+    task: str
+    classes: int
+    chance: float
+    clips: dict[str, int]
+    """How many clips each split has."""
+    steps: int
+    layer: int
+    """That was chosen on the selection split, where there was a choice."""
+    test_accuracy: float
+    test_accuracies: dict[str, float]
+    """By layer."""
+    test_accuracy_one_view: float | None = None
+    views: str = ""
+    """How often a test clip is read, as clips x squares."""
+    lost: tuple[str, ...] = ()
+    """Test clips that could not be read; they count as wrong."""
+    skipped_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestRate:
+    """The learning rate with the lowest loss of one width."""
+
+    log2_lr: int
+    loss: float
+    between: float | None
+    """The same between the rates that were tried, as a power of two."""
+    at_edge: bool
+    """Whether it was the lowest or the highest that was tried, so that the best may lie beyond."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """Learning rates over widths, under one parametrisation."""
+
+    best: dict[str, BestRate | None]
+    """By width; None where no rate was finite."""
+    lost_by_keeping: dict[str, float | None]
+    """By width, what the narrowest one's best rate costs it."""
+    moved: int | None
+    """Powers of two between the best rates; None where a width has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MupStudy:
+    """`mup/results/study_mup.json`, which `toto study mup` writes."""
+
+    data: str
+    unit: str
+    widths: tuple[int, ...]
+    base_width: int
+    depth: int
+    steps: int
+    seeds: int
+    mup: Sweep
+    standard: Sweep
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrackScore:
     """Region similarity J, boundary accuracy F, and their mean."""
 

@@ -1,7 +1,7 @@
 """The picture and the table of a sweep of learning rates over widths; from its JSON alone."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,23 @@ def transfer_table(result: Mapping[str, Any]) -> str:
                 f"| {best['loss']:.3f} | {kept} |"
             )
     for kind, name in NAMES.items():
-        lines += ["", f"{name}: {_moved(result, kind)}."]
+        lines += ["", f"{name}: {how_it_moved(result[kind]['moved'], result['widths'])}."]
     return "\n".join(lines) + "\n"
+
+
+def how_it_moved(moved: int | None, widths: Sequence[int]) -> str:
+    """Say how far the best rate moves from the narrowest width to the widest.
+
+    Args:
+        moved: in powers of two; None where a width has no best rate.
+        widths: the narrowest first.
+    """
+    over = f"over {widths[-1] / widths[0]:g}x the width"
+    if moved is None:
+        return f"no rate was finite for some width {over}"
+    if moved == 0:
+        return f"the best rate stays {over}"
+    return f"the best rate moves by a factor of {2**moved:,} {over}"
 
 
 def _draw_one(axes: Axes, result: Mapping[str, Any], kind: str) -> None:
@@ -87,18 +102,9 @@ def _draw_one(axes: Axes, result: Mapping[str, Any], kind: str) -> None:
         if best is not None:
             axes.plot(best["log2_lr"], best["loss"], "o", color=colour, markersize=10,
                       markerfacecolor="none", markeredgewidth=1.8)  # fmt: skip
-    axes.set(title=f"{NAMES[kind]}:\n{_moved(result, kind)}", xlabel="learning rate")
+    moved = how_it_moved(result[kind]["moved"], widths)
+    axes.set(title=f"{NAMES[kind]}:\n{moved}", xlabel="learning rate")
     axes.set_xticks(rates, [f"2$^{{{rate}}}$" for rate in rates], parse_math=True)
-
-
-def _moved(result: Mapping[str, Any], kind: str) -> str:
-    moved = result[kind]["moved"]
-    widths = f"over {result['widths'][-1] / result['widths'][0]:g}x the width"
-    if moved is None:
-        return f"no rate was finite for some width {widths}"
-    if moved == 0:
-        return f"the best rate stays {widths}"
-    return f"the best rate moves by a factor of {2**moved:,} {widths}"
 
 
 def _span(result: Mapping[str, Any]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The sections on what went in and what was trained: data, tokenizer, pre-training, redundancy."""
+"""The sections on what went in and what was trained: data, tokenizer, pre-training, rates."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,8 @@ from toto.report.elements import (
     table,
     unfinished,
 )
-from toto.report.results import Ingest, Pretrain, Problem, Tokenize, Tokenizer
+from toto.report.results import Ingest, MupStudy, Pretrain, Problem, Sweep, Tokenize, Tokenizer
+from toto.report.study_plots import NAMES, how_it_moved
 from toto.report.words import count, duration, number, percent
 
 LONG_LIST = 6
@@ -139,6 +140,55 @@ def redundancy(result: Pretrain) -> Html:
     keys = legend(key("limit", "first frame"), key("trained", "frames after it"))
     by_position = figure([figures.loss_per_position(result)], words, keys=keys)
     return join((element("p", intro), by_frame, by_position))
+
+
+def learning_rates(report: Report, result: MupStudy) -> Html:
+    """Show which learning rate is best at each width, with muP and without."""
+    seeds = "1 seed" if result.seeds == 1 else f"{result.seeds} seeds"
+    sweeps = {NAMES["mup"]: result.mup, NAMES["standard"]: result.standard}
+    parts = [
+        element(
+            "p",
+            f"Models of {len(result.widths)} widths, {result.depth} layers each, were trained for "
+            f"{result.steps:,} steps with many learning rates, {seeds} a rate. Under "
+            f"muP the parametrisation follows from the width (base width {result.base_width}), so "
+            "that one rate should serve all.",
+        ),
+        *(
+            element("p", element("b", f"{name}:"), f" {how_it_moved(s.moved, result.widths)}.")
+            for name, s in sweeps.items()
+        ),
+    ]
+    if report.mup_picture is not None:
+        words = caption(
+            axes=f"Loss at the end of training, in {result.unit}, against the learning rate; a "
+            "line for each width. A ring marks its best rate.",
+            look="With muP the rings should stand above each other. Without, those of wider models "
+            "lie further to the left.",
+            limits=f"Small models and few steps, on {result.data}; the paper's widths are larger.",
+        )
+        shown = picture(report.mup_picture, "Loss against learning rate, by width", plot=True)
+        parts.append(figure([shown], words, wide=True))
+    rows = [
+        (name, str(width), *_best_rate(sweep, str(width)))
+        for name, sweep in sweeps.items()
+        for width in result.widths
+    ]
+    head = ("", "width", "best rate", f"loss, {result.unit}", "lost by the narrowest width's rate")
+    parts.append(table(head, rows))
+    return join(parts)
+
+
+def _best_rate(sweep: Sweep, width: str) -> tuple[str, str, str]:
+    best = sweep.best[width]
+    if best is None:
+        return "none was finite", "n/a", "n/a"
+    edge = " (at the edge)" if best.at_edge else ""
+    return (
+        join(("2", element("sup", str(best.log2_lr)), edge)),
+        number(best.loss, 3),
+        number(sweep.lost_by_keeping[width], 3),
+    )
 
 
 def _quality(result: Tokenizer) -> str:

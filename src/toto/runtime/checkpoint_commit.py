@@ -23,6 +23,7 @@ from toto.runtime.checkpoint_record import (
     Written,
     sealed,
     steps,
+    undone,
     verify,
 )
 
@@ -172,15 +173,18 @@ def commit(
 
 
 def _prune(folder: Path, retention: Retention) -> None:
-    there = steps(folder)
-    if len(there) <= retention.keep:
+    there, aside = steps(folder), undone(folder)
+    if len(there) <= retention.keep and not aside:
         return
-    good, doomed = 0, []
+    good, oldest, doomed = 0, -1, []
     for step, path in there:
         if good < retention.keep:
             good += _is_whole(path)
+            oldest = step if good == retention.keep else oldest
         elif not retention.permanent(step):
             doomed.append(path)
+    # What a rewind undid goes when as many whole ones as are kept are as far or farther.
+    doomed += [path for step, path in aside if step <= oldest]
     # The oldest first, so that a crash in between leaves the newer ones.
     for path in reversed(doomed):
         # Renamed first, so that one that is half removed never looks like a checkpoint.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from toto.runtime import durable
 SCHEMA = 2
 RECORD = "commit.json"
 _STEP = re.compile(r"step-(\d{7,})")
+_UNDONE = re.compile(r"step-(\d{7,})\.rewound-\d+")
 
 
 class DamagedCheckpointError(ValueError):
@@ -94,6 +95,22 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
     """All that stands under a final name, newest first."""
-    paths = folder.iterdir() if folder.exists() else iter(())
-    named = [(_STEP.fullmatch(path.name), path) for path in paths]
-    return sorted(((int(name[1]), path) for name, path in named if name), reverse=True)
+    return sorted(_named(folder, _STEP), reverse=True)
+
+
+def undone(folder: Path) -> list[tuple[int, Path]]:
+    """All that rewinds set aside, newest first; they do not count."""
+    return sorted(_named(folder, _UNDONE), reverse=True)
+
+
+def name_undone(path: Path) -> Path:
+    """A free name that sets a checkpoint aside which a rewind undoes."""
+    there = [other.name for _, other in undone(path.parent) if other.stem == path.name]
+    taken = [int(name.rpartition("-")[2]) for name in there]
+    return path.with_name(f"{path.name}.rewound-{max(taken, default=0) + 1}")
+
+
+def _named(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, Path]]:
+    for path in folder.iterdir() if folder.exists() else ():
+        if name := pattern.fullmatch(path.name):
+            yield int(name[1]), path

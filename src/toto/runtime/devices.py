@@ -79,6 +79,14 @@ class Ranks:
         torch.distributed.broadcast(found, src=0)
         return found.tolist()
 
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Give every rank the sum of what the ranks hold; every rank must call this."""
+        if self.world == 1:
+            return values
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
 
 def device() -> torch.device:
     """The GPU of this rank if there is CUDA, the CPU otherwise."""
@@ -156,6 +164,10 @@ def peak_memory_bytes(*, children: bool = False) -> int:
     Args:
         children: look instead at the child processes that have ended: the largest single one.
     """
+    if sys.platform == "linux" and not children:
+        # getrusage counts what the program held from which this one was started.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     whose = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(whose).ru_maxrss * unit_bytes

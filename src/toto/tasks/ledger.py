@@ -13,6 +13,7 @@ from typing import Any, Self
 from toto.config import digest, to_dict
 from toto.tasks.answers import ids_sha256, require_distinct, require_metric
 from toto.tasks.published import Published
+from toto.tasks.views import crop_shares
 
 SCHEMA = 1
 
@@ -155,12 +156,24 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Views:
-    """How often a sample was shown; probabilities are averaged, not logits."""
+    """How often a sample is shown; probabilities are averaged, not logits.
+
+    Raises:
+        ValueError: if a number makes no sense.
+    """
 
     temporal: int = 1
     """Clips, evenly in time."""
     spatial: int = 1
-    """Crops of each, along the longer side."""
+    """Crops of each, along the longer side: 1, the middle, or 3."""
+
+    def __post_init__(self) -> None:
+        if self.temporal < 1:
+            raise ValueError(f"{self.temporal} clips in time; there must be at least 1")
+        crop_shares(self.spatial)
+
+    def __str__(self) -> str:
+        return f"{self.temporal}x{self.spatial}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -132,6 +132,12 @@ def _rotate(image: Image.Image, level: float, sign: int) -> Image.Image:
     return image.rotate(30 * sign * level, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
 
 
+def _posterize(image: Image.Image, level: float, _sign: int) -> Image.Image:
+    # Not Pillow's own: it refuses 0 bits, the highest level, from version 13 on.
+    kept = 256 - 2 ** (4 + int(4 * level))
+    return image.point([byte & kept for byte in range(256)] * 3)
+
+
 def _solarize_add(image: Image.Image, level: float, _sign: int) -> Image.Image:
     added = int(110 * level)
     return image.point([min(255, byte + added) if byte < 128 else byte for byte in range(256)] * 3)
@@ -142,7 +148,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "equalize": lambda image, _level, _sign: ImageOps.equalize(image),
     "invert": lambda image, _level, _sign: ImageOps.invert(image),
     "rotate": _rotate,
-    "posterize": lambda image, level, _sign: ImageOps.posterize(image, 4 - int(4 * level)),
+    "posterize": _posterize,
     "solarize": lambda image, level, _sign: ImageOps.solarize(image, 256 - int(256 * level)),
     "solarize-add": _solarize_add,
     "color": _enhance(ImageEnhance.Color),

@@ -50,6 +50,23 @@ def test_labels_and_histogram_are_those_of_all_shards(tokens: TokenSet) -> None:
     assert tokens.histogram().tolist() == expected
 
 
+def test_names_crops_and_words_are_those_of_the_records(tokens: TokenSet, tmp_path: Path) -> None:
+    assert tokens.names() == [clip.name for clip in tokens.clips]
+    assert tokens.crops() == [clip.crop for clip in tokens.clips] == [(0.5, 0.25)] * 6
+    with pytest.raises(ValueError, match=r"clip-0 has no class of its data set; .* \(digit\)"):
+        tokens.words()
+    for number, word in enumerate(("cow", "ant")):
+        grid, record = made_shards.clip(number, 2)
+        named = replace(record, source="set", clip=f"{word}.mp4", label=word)
+        write_shard(
+            tmp_path / f"named/{number:05d}", made_shards.DESCRIPTION, [(grid, named, None)]
+        )
+    write_index(tmp_path / "named")
+    opened = TokenSet(tmp_path / "named")
+    assert opened.words() == ["cow", "ant"]
+    assert opened.names() == ["set/cow.mp4", "set/ant.mp4"] == [clip.name for clip in opened.clips]
+
+
 @pytest.mark.parametrize(("clip", "start", "frames"), [(2, -1, 2), (2, 7, 2), (1, 0, 2)])
 def test_rejects_a_window_that_leaves_its_clip(
     tokens: TokenSet, clip: int, start: int, frames: int

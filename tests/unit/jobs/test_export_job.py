@@ -9,45 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from made_exports import MODEL, read
 from safetensors.torch import load_file
 
 from made_run_folders import CODES, add_checkpoint, save_run, strange
 from toto.jobs.export import Export
 from toto.jobs.import_model import ImportModel
-from toto.models import LlamaConfig
 from toto.models.mup import MuP
 from toto.probe.backbone import open_backbone
 from toto.runtime import durable
 from toto.runtime.durable import DiskFullError
 from toto.tokenizers import VQVAEConfig, save_tokenizer
-
-MODEL = LlamaConfig(vocab_size=CODES + 3, width=16, depth=2, heads=2, mlp_width=24, context=66)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and what `toto export` makes of it."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("made")
-    save_run(folder / "run", strange(MODEL))
-    Export(run_folder=folder / "run").run(folder / "out")
-    return folder
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    """A copy of the run."""
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
-
-
-@pytest.fixture
-def exported(made: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder, to be read."""
-    return Path(shutil.copytree(made / "out", tmp_path / "exported"))
-
-
-def read(file: Path) -> Any:
-    return json.loads(file.read_text())
 
 
 def test_the_folder_holds_what_a_stranger_needs(exported: Path) -> None:

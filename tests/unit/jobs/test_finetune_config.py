@@ -27,6 +27,8 @@ from toto.train.health import Health
             {"protocol": "stop-gradient", "attention": "causal", "layer": 2},
             "layer 2: protocol 'stop-gradient' probes all layers and chooses; leave it 0",
         ),
+        ({"protocol": "frozen", "drop_path": 0.1}, "drop_path 0.1 would change what a frozen back"),
+        ({"published": "T7"}, "published 'T7' is none of T3a, "),
         ({"health": Health(rewind_after=1)}, "rewind_after 1: fine-tuning does not go back"),
     ],
 )
@@ -65,3 +67,20 @@ def test_values_of_the_papers_probes() -> None:
     assert (job.protocol, job.head.pooling) == ("stop-gradient", "attention")
     kinetics = FINETUNE["kinetics"]()
     assert (kinetics.frames, kinetics.task.classes, kinetics.lr) == (16, 400, 6e-5)
+    assert str(kinetics.views) == "10x3"
+    assert str(job.views) == "1x1"
+
+
+def test_frozen_probes_leave_the_backbone_alone_and_differ_in_their_head() -> None:
+    linear, attention = (FINETUNE[f"frozen-{name}"]() for name in ("linear", "attention"))
+    assert (linear.protocol, linear.attention, linear.epochs) == ("frozen", "causal", 90)
+    assert linear.rope_base == 0
+    assert replace(attention, head=linear.head) == linear
+    assert (linear.head.pooling, attention.head.pooling) == ("average", "attention")
+
+
+@pytest.mark.parametrize("name", sorted(set(FINETUNE) - {"tiny"}))
+def test_published_data_sets_are_scored_on_what_they_call_val(name: str) -> None:
+    splits = FINETUNE[name]().splits
+    assert (splits.train, splits.selection, splits.test) == ("train", "", "val")
+    assert FINETUNE[name]().task.name == "class"

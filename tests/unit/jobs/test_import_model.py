@@ -11,47 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from made_exports import read
 from safetensors.torch import load_file, save_file
 
-from made_run_folders import CODES, save_run, strange
+from made_run_folders import CODES
 from toto import load
 from toto.jobs import import_model
 from toto.jobs.export import Export
 from toto.jobs.import_model import ImportModel
-from toto.models import LlamaConfig
 from toto.runtime import durable
 from toto.tokenizers import VQVAEConfig, save_tokenizer
 
-MODEL = LlamaConfig(vocab_size=CODES + 3, width=16, depth=2, heads=2, mlp_width=24, context=66)
 SMALL_VQVAE = VQVAEConfig(
     vocab_size=CODES, code_width=4, width=16, residual_width=8, encoder_blocks=1, decoder_blocks=1
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and what `toto export` makes of it."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("made")
-    save_run(folder / "run", strange(MODEL))
-    Export(run_folder=folder / "run").run(folder / "out")
-    return folder
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    """A copy of the run."""
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
-
-
-@pytest.fixture
-def exported(made: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder, to be spoilt."""
-    return Path(shutil.copytree(made / "out", tmp_path / "exported"))
-
-
-def read(file: Path) -> Any:
-    return json.loads(file.read_text())
 
 
 def edit(file: Path, **changes: Any) -> None:

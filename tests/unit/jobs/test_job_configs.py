@@ -12,7 +12,7 @@ from toto.jobs.probe import Probe
 from toto.jobs.tokenize import Tokenize
 from toto.jobs.tokenizer import TokenizerTraining
 from toto.jobs.track import Track
-from toto.recipes import PRETRAIN, demo_probe
+from toto.recipes import PRETRAIN, PROBE, demo_probe
 from toto.tokenizers import VQVAEConfig
 from toto.train.quantisation import QuantisationConfig
 from toto.video.collection import CollectionConfig, DigitClips
@@ -43,6 +43,10 @@ def probe(**changes: object) -> Probe:
         (lambda: probe(tasks=()), "the probe has no task"),
         (lambda: probe(seeds=(3,)), r"seeds \(3,\): the spread of the scores needs at least 2"),
         (lambda: Tokenize(data=HERE, tokenizer="grey", crops=0), "crops 0 must be at least 1"),
+        (
+            lambda: Tokenize(data=HERE, tokenizer="grey", test_crops=2),
+            "2 crops; there are 1, the middle, and 3: both ends and the middle",
+        ),
         (lambda: TokenizerTraining(steps=0), "steps 0 must be at least 1"),
         (lambda: TokenizerTraining(batch=0), "batch 0 must be at least 1"),
         (lambda: TokenizerTraining(save_every=0), "save_every 0 must be at least 1"),
@@ -96,3 +100,11 @@ def test_a_collection_can_be_had_without_a_field() -> None:
     config = CollectionConfig()
     assert config.frames_needed == 61
     assert replace(config, stride=1).frames_needed == 16
+
+
+@pytest.mark.parametrize("name", sorted(PROBE))
+def test_every_recipe_of_probe_says_how_it_is_run(name: str) -> None:
+    recipe = PROBE[name]
+    assert recipe().tasks
+    command = "toto probe" if name == "demo" else f"toto probe {name}"
+    assert f"Command: {command} --run-folder " in (recipe.__doc__ or "")

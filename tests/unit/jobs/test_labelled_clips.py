@@ -10,14 +10,13 @@ from made_labelled import CLASSES, write_labelled
 from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
 from toto.jobs.labelled_clips import LabelledBatch, LabelledClips, TrainingBatches
-from toto.tasks.classification import Task
+from toto.jobs.labelled_splits import labelled_splits
 from toto.tokenizers import load_tokenizer
 from toto.train.augmentation import AugmentationConfig
 from toto.train.mixing import MixingConfig
 
 ALL = AugmentationConfig(crop_area=(0.08, 1.0), flip=0.5, operations=2, erase=0.25)
 MIXED = MixingConfig(mixup=0.8, cutmix=1.0)
-TASK = Task(name="shade", classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clips(folder: Path, *, frames: int = 4, patches: bool = False) -> LabelledClips:
     layout = Layout(LayoutConfig(frames=frames), codes=16, frame_tokens=16)
-    return LabelledClips(TokenSet(folder / "train", frames=True), TASK, layout, patches=patches)
+    sets = {name: TokenSet(folder / name, frames=True) for name in ("train", "selection", "test")}
+    train = labelled_splits(sets, {"shade": CLASSES}, share=0.1)["train"]
+    return LabelledClips(train, layout, patches=patches)
 
 
 def batches(
@@ -133,19 +134,14 @@ def test_a_model_of_patches_gets_the_frames(folder: Path) -> None:
 
 def test_training_reads_from_anywhere_and_evaluation_from_the_middle(folder: Path) -> None:
     source = clips(folder)
-    assert source.start(0) == 0
-    assert source.start(1) == 2
+    assert source.start(0, 0.5) == 0
     assert {source.start(1, share / 10) for share in range(10)} == {0, 1, 2, 3}
     assert source.start(1, 0.999999) == 3
-    middle = source.evaluated([1]).ids[0, 1:-1].view(4, 4, 4)
-    assert torch.equal(middle, source.tokens.window(1, 2, 4))
+    middle = source.viewed([1]).ids[0, 1:-1].view(4, 4, 4)
+    assert torch.equal(middle, source.tokens.window(1, 1, 4))
 
 
-def test_refuses_labels_and_lengths_that_do_not_fit(folder: Path) -> None:
-    layout = Layout(LayoutConfig(frames=4), codes=16, frame_tokens=16)
-    tokens = TokenSet(folder / "train")
-    with pytest.raises(ValueError, match="label 2 of task 'shade', which has 2 classes"):
-        LabelledClips(tokens, Task(name="shade", classes=2), layout)
+def test_refuses_clips_that_are_too_short(folder: Path) -> None:
     with pytest.raises(ValueError, match="a clip of 4 frames, 5 are read of each; --frames 4"):
         clips(folder, frames=5)
 

@@ -27,7 +27,13 @@ def collection(rows: list[Row], **fields: Any) -> Any:
 
 
 def plan(*collections: Any, **fields: Any) -> list[ShardTask]:
-    plain: dict[str, Any] = {"crops": 1, "stride": None, "side_px": None, "shard_frames": 60}
+    plain: dict[str, Any] = {
+        "crops": 1,
+        "test_crops": 1,
+        "stride": None,
+        "side_px": None,
+        "shard_frames": 60,
+    }
     return plan_shards(collections, (), seed=0, **(plain | fields))
 
 
@@ -63,6 +69,21 @@ def test_training_clips_are_cropped_at_random_others_in_the_middle() -> None:
     assert [clip.cut.crop for clip in val.clips] == [(0.5, 0.5)]
 
 
+def test_test_clips_can_be_cut_along_their_longer_side() -> None:
+    rows = [
+        row("train", width=300, height=200),
+        row("wide", split="val", width=300, height=200),
+        row("upright", split="val", width=200, height=300),
+    ]
+    train, val = plan(collection(rows), crops=2, test_crops=3, shard_frames=999)
+    assert len(train.clips) == 2
+    crops = [(clip.row.clip, clip.cut.crop) for clip in val.clips]
+    assert crops == [
+        *(("wide", (share, 0.5)) for share in (0.0, 0.5, 1.0)),
+        *(("upright", (0.5, share)) for share in (0.0, 0.5, 1.0)),
+    ]
+
+
 def test_a_clips_crops_are_its_own() -> None:
     """Other clips beside it, or another order, change none of them; another seed does."""
     alone = plan(collection([row("a")]), crops=2)[0].clips
@@ -72,6 +93,7 @@ def test_a_clips_crops_are_its_own() -> None:
         [collection([row("a")])],
         (),
         crops=2,
+        test_crops=1,
         stride=None,
         side_px=None,
         shard_frames=60,
@@ -86,6 +108,7 @@ def test_lost_and_left_out_clips_are_not_planned() -> None:
         [collection([row("a"), lost, row("b")])],
         {(0, 2)},
         crops=1,
+        test_crops=1,
         stride=2,
         side_px=64,
         shard_frames=60,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toto.jobs.status import RunStatus, Status, as_json, as_text
+from toto.jobs.status import RunStatus, Score, Status, as_json, as_text
 from toto.runtime import checkpoint_record
 
 STEPS = 1000
@@ -188,11 +188,77 @@ def test_it_answers_without_torch(tmp_path: Path) -> None:
     assert "600 of 1,000" in done.stdout
 
 
+def finetuning_at(folder: Path, step: int) -> Path:
+    """A fine-tuning of 1,000 steps whose selection accuracy is read every 200."""
+    run_at(folder, step)
+    config = {"epochs": 5, "batch": 8, "task": {"name": "digit", "classes": 4}}
+    (folder / "config.json").write_text(json.dumps({"kind": "Finetune", "config": config}))
+    (folder / "results").mkdir()
+    schedule = {"peak": 1e-3, "warmup": 50, "steps": STEPS, "floor": 0.0}
+    (folder / "results" / "schedule.json").write_text(json.dumps(schedule))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    accuracies = {200: 0.5, 400: 0.75, 600: 0.7}
+    for at, accuracy in accuracies.items():
+        if at <= step:
+            lines.append(json.dumps({"step": at, "epoch": 1, "selection_accuracy": accuracy}))
+    kept = [line for line in lines if "validation_loss" not in line]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    return folder
+
+
+def test_a_fine_tuning_has_a_forecast_and_a_score(tmp_path: Path) -> None:
+    folder = finetuning_at(tmp_path / "finetune", 610)
+    lock = held(folder)
+    found = status(folder)
+    assert (found.state, found.step, found.steps) == ("running", 610, STEPS)
+    assert found.left_s == pytest.approx(195)
+    assert found.forecast is not None
+    assert found.score == Score(selection=(600, 0.7), best=(400, 0.75), test=None, chance=0.25)
+    text = "\n".join(as_text(found))
+    assert (
+        "accuracy     selection 70.0 % at step 600, 75.0 % at best, step 400, chance 25.0 %" in text
+    )
+    assert "held out" not in text
+    os.close(lock)
+    (folder / "results" / "finetune.json").write_text('{"test_accuracy": 0.66}')
+    found = status(folder)
+    assert (found.state, found.forecast) == ("finished", None)
+    assert "test 66.0 %, chance 25.0 %" in "\n".join(as_text(found))
+    assert json.loads(as_json(found))["score"]["test"] == 0.66
+
+
+def test_a_fine_tuning_has_no_score_before_it_read_any(tmp_path: Path) -> None:
+    found = status(finetuning_at(tmp_path / "finetune", 100))
+    assert (found.score, found.state) == (None, "dead")
+    assert not any(line.startswith("accuracy") for line in as_text(found))
+
+
+def test_the_steps_that_a_fine_tuning_passed_over_are_counted(tmp_path: Path) -> None:
+    folder = finetuning_at(tmp_path / "finetune", 100)
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 110, "loss": 2.0, "nonfinite": 2, "skipped": 2, "time_s": 55.0}\n')
+    # It writes no incidents.jsonl to point to.
+    assert status(folder).troubles == ["2 steps were not finite and passed over"]
+
+
+def test_a_fine_tuning_that_has_not_begun_is_refused(tmp_path: Path) -> None:
+    folder = finetuning_at(tmp_path / "finetune", 0)
+    (folder / "results" / "schedule.json").unlink()
+    with pytest.raises(ValueError, match=r"not begun \(no schedule.json\); give its command again"):
+        status(folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (None, r"no config.json\); give a folder that `toto pretrain --out` made"),
-        ("TokenizerTraining", "is a run of TokenizerTraining; give one of `toto pretrain`"),
+        (
+            None,
+            r"no config.json\); give .* `toto pretrain --out` or `toto finetune --out` made",
+        ),
+        (
+            "TokenizerTraining",
+            "is a run of TokenizerTraining; give one of `toto pretrain` or `toto finetune`",
+        ),
     ],
 )
 def test_other_folders_are_refused(kind: str | None, message: str, tmp_path: Path) -> None:

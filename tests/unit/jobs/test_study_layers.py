@@ -18,6 +18,7 @@ from toto.jobs.study_layers import LayerStudy
 from toto.probe.bank import BankConfig
 from toto.probe.heads import HEADS
 from toto.report.atlas_plots import atlas_table
+from toto.video.manifest import Row, write_manifest
 
 BANK = BankConfig(
     heads=("average", "attention"), attention_heads=2, rates=(1e-2, 3e-2), epochs=2, batch=8
@@ -69,6 +70,32 @@ def test_the_chosen_score_recomputes_from_the_answers(made: Path) -> None:
         assert entry.score.selection is not None
         assert entry.score.selection.tried == result["heads_tried"]
         assert len(entry.score.model.weights_sha256) == (1 if kind == "trained" else 2)
+
+
+def test_a_lost_clip_counts_as_wrong_in_score_and_curves(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    write_labelled(tmp_path / "all/shards")
+    job = study(tmp_path, shards=str(tmp_path / "all/shards"))
+    whole = job.run(tmp_path / "whole")["curves"]["trained"]["attention"]["test"]
+    lost = Row(
+        source="shards",
+        path="gone.mp4",
+        clip="gone.mp4",
+        sha256=None,
+        status="missing",
+        stage="open",
+        reason="not there",
+        split="test",
+    )
+    write_manifest(tmp_path / "all/manifest.parquet", [lost])
+    result = job.run(tmp_path / "less")
+    fewer = [[value * 7 / 8 for value in seed] for seed in whole]
+    assert result["curves"]["trained"]["attention"]["test"] == [pytest.approx(s) for s in fewer]
+    entry = read_entry(tmp_path / "less/results/score-shade-trained.json")
+    assert entry.score is not None
+    assert entry.score.missing == ("shards/gone.mp4",)
+    chosen = [one["test"] for one in result["chosen"]["trained"]]
+    assert entry.score.values == pytest.approx(chosen)
 
 
 def test_fewer_clips_of_each_class_can_teach(made: Path) -> None:
@@ -133,7 +160,7 @@ def test_a_class_that_nothing_teaches_is_refused(tmp_path: Path) -> None:
     both = {"train": TokenSet(tmp_path / "train"), "test": TokenSet(tmp_path / "test")}
     strange = both["test"].labels("shade") + 1
     both["test"].labels = lambda _: strange  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"has class .3., which no clip of .*train has"):
+    with pytest.raises(ValueError, match=r"test has shade '3', which is none of the 3 classes"):
         atlas_clips(both, label="shade", frames=None, share=0.2, seed=0, most=None)
 
 
@@ -141,7 +168,9 @@ def test_too_many_frames_and_no_class_are_refused(tmp_path: Path) -> None:
     write_labelled(tmp_path)
     with pytest.raises(ValueError, match="--frames 5: a clip has only 4"):
         atlas_clips(sets(tmp_path), label="shade", frames=5, share=0.2, seed=0, most=None)
-    with pytest.raises(ValueError, match=r"no class of its data set; .*--label .*carries: shade"):
+    with pytest.raises(
+        ValueError, match=r"no class of its data set; name a label that it carries \(shade\)"
+    ):
         atlas_clips(sets(tmp_path), label="", frames=None, share=0.2, seed=0, most=None)
 
 

@@ -1,18 +1,19 @@
 """Heads on a decoder: what they read, and where the labels' gradient goes."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from toto.models import MODELS
-from toto.probe.classifier import HeadConfig, StoppedProbes, WholeClassifier
+from toto.probe.classifier import HeadConfig, Pooling, StoppedProbes, WholeClassifier
 
 LLAMA = MODELS["llama"](
     vocab_size=19, width=16, depth=3, heads=2, mlp_width=24, context=16, init_std=0.3
 )
-POOLINGS = [HeadConfig(), HeadConfig(pooling="attention", heads=2)]
+POOLINGS = [HeadConfig(pooling=pooling, heads=2) for pooling in get_args(Pooling)]
 
 
 def ids(batch: int = 2, length: int = 10) -> torch.Tensor:
@@ -27,7 +28,7 @@ def graded(model: torch.nn.Module) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("head", POOLINGS, ids=["average", "attention"])
+@pytest.mark.parametrize("head", POOLINGS, ids=get_args(Pooling))
 def test_labels_reach_all_that_a_whole_classifier_reads(head: HeadConfig) -> None:
     model = WholeClassifier(LLAMA.build(), head, 5, layer=2)
     torch.nn.init.normal_(model.head.classify.weight)
@@ -41,7 +42,7 @@ def test_labels_reach_all_that_a_whole_classifier_reads(head: HeadConfig) -> Non
     assert not trained & behind
 
 
-@pytest.mark.parametrize("head", POOLINGS, ids=["average", "attention"])
+@pytest.mark.parametrize("head", POOLINGS, ids=get_args(Pooling))
 def test_no_label_reaches_the_decoder_behind_stopped_probes(head: HeadConfig) -> None:
     model = StoppedProbes(LLAMA.build(), head, 5)
     for probe in model.probes:
@@ -53,6 +54,26 @@ def test_no_label_reaches_the_decoder_behind_stopped_probes(head: HeadConfig) ->
     assert graded(model) == {name for name in names if name.startswith("probes.")}
     answer.next_token_loss.backward()
     assert graded(model) == names
+
+
+@pytest.mark.parametrize("patch_values", [0, 12])
+def test_probes_alone_learn_behind_a_frozen_decoder(patch_values: int) -> None:
+    decoder = replace(LLAMA, patch_values=patch_values).build()
+    model = StoppedProbes(decoder, HeadConfig(), 5, frozen=True)
+    for probe in model.probes:
+        torch.nn.init.normal_(probe.classify.weight)
+    sequences = ids()
+    patches = torch.randn(2, sequences.shape[1] - 1, 12) if patch_values else None
+    answer = model(sequences, patches)
+    assert answer.next_token_loss is None
+    answer.scores.logsumexp(-1).sum().backward()
+    names = {name for name, _ in model.named_parameters()}
+    assert graded(model) == {name for name in names if name.startswith("probes.")}
+    assert model.apart == tuple(model.probes)
+    if not patch_values:
+        learning = StoppedProbes(decoder, HeadConfig(), 5)
+        learning.probes.load_state_dict(model.probes.state_dict())
+        torch.testing.assert_close(learning(sequences).scores, answer.scores)
 
 
 def test_the_next_token_loss_is_the_decoders_own() -> None:
@@ -82,17 +103,41 @@ def test_a_probe_reads_its_layer_without_start_and_end() -> None:
 def test_attention_pooling_weighs_places_by_the_query() -> None:
     head = HeadConfig(pooling="attention", heads=2).build(8, 3)
     torch.nn.init.normal_(head.classify.weight)
-    torch.nn.init.normal_(head.query, std=2)
+    torch.nn.init.normal_(head.pool.query, std=2)
     stream = torch.randn(2, 5, 8)
     x = head.norm(stream)
-    k, v = head.key_value(x).chunk(2, dim=-1)
+    k, v = head.pool.key_value(x).chunk(2, dim=-1)
     pooled = []
     for number in range(2):
         part = slice(4 * number, 4 * number + 4)
-        weights = (k[..., part] @ head.query[number] / 2).softmax(1)
+        weights = (k[..., part] @ head.pool.query[number] / 2).softmax(1)
         pooled.append((weights[..., None] * v[..., part]).sum(1))
     expected = torch.cat(pooled, dim=-1) @ head.classify.weight.T + head.classify.bias
     torch.testing.assert_close(head(stream), expected)
+
+
+def test_the_large_head_has_a_hidden_layer_behind_its_attention() -> None:
+    small, large = (
+        HeadConfig(pooling=pooling, heads=2).build(8, 3)
+        for pooling in ("attention", "attention-mlp")
+    )
+    torch.nn.init.normal_(large.classify.weight)
+    small.pool.load_state_dict(large.pool.state_dict(), strict=False)
+    stream = torch.randn(2, 5, 8)
+    hidden = F.gelu(large.pool.hidden(small.pool(small.norm(stream))))
+    torch.testing.assert_close(large(stream), large.classify(hidden))
+
+
+def test_a_frozen_probe_can_read_one_layer() -> None:
+    every = StoppedProbes(LLAMA.build(), HeadConfig(), 5, frozen=True)
+    one = StoppedProbes(every.decoder, HeadConfig(), 5, frozen=True, layer=2)
+    torch.nn.init.normal_(one.probes[0].classify.weight)
+    every.probes[2].load_state_dict(one.probes[0].state_dict())
+    sequences = ids()
+    assert one.layers == (2,)
+    torch.testing.assert_close(one(sequences).scores[0], every(sequences).scores[2])
+    with pytest.raises(ValueError, match=r"layer 4 is not in 1..3"):
+        StoppedProbes(every.decoder, HeadConfig(), 5, frozen=True, layer=4)
 
 
 def test_scores_begin_near_nothing() -> None:

@@ -15,6 +15,11 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from toto.report.collect import STAGES, collect
+from toto.report.page import write_report
+from toto.report.study_plots import draw_transfer
+from toto.studies.transfer import Cell, cells, summary
+
 SIDE_PX = 64
 LAYERS = ("embedding", *(f"block {n}" for n in range(1, 7)))
 SEEDS = (0, 1, 2)
@@ -24,7 +29,7 @@ def write_example_run(run: Path) -> Path:
     """Write every stage's files under `run`, the same bytes each time."""
     random = np.random.default_rng(7)
     _write_lines(run / "stages.jsonl", _costs())
-    for stage in ("data", "tokenizer", "shards", "pretrain", "probe", "track", "generate"):
+    for stage in [stage for stage in STAGES if stage != "layers"]:
         _write(run / stage / "config.json", _config(stage))
         _write(run / stage / "env.json", _environment(stage))
     _write(run / "data/results/ingest.json", _ingest())
@@ -35,6 +40,10 @@ def write_example_run(run: Path) -> Path:
     _write_lines(run / "pretrain/metrics.jsonl", _pretrain_log(random))
     _write(run / "pretrain/results/pretrain.json", _pretrain())
     _write(run / "probe/results/probe.json", _probe(random))
+    _write(run / "mup/results/study_mup.json", _mup())
+    draw_transfer(run / "mup/mup.png", _mup())
+    _write_lines(run / "finetune/metrics.jsonl", _finetune_log(random))
+    _write(run / "finetune/results/finetune.json", _finetune())
     _write(run / "track/results/track.json", _track())
     _write_png(run / "track/overlay.png", _strip(rows=2, tinted=True))
     _write(run / "generate/results/generate.json", _generate())
@@ -245,6 +254,49 @@ def _task(
     }
 
 
+def _mup() -> dict[str, Any]:
+    widths, log2_lrs, base = (32, 64, 128, 256), range(-9, -1), {"base_width": 32}
+    scores: dict[Cell, float | None] = {}
+    for cell in cells(widths, log2_lrs, 3, **base):
+        wider = math.log2(cell.width / 32)
+        best = -4 if cell.parametrisation == "mup" else -4 - wider
+        scores[cell] = 2.4 - 0.1 * wider + 0.06 * (cell.log2_lr - best) ** 2
+    asked = {"widths": list(widths), "log2_lrs": list(log2_lrs), "seeds": 3, "depth": 2, **base}
+    said = {"unit": "nats a token", "data": "made sequences", "steps": 100}
+    return {**said, **asked, **summary(scores, widths, log2_lrs, **base)}
+
+
+def _finetune_log(random: np.random.Generator) -> Iterable[dict[str, float]]:
+    for step in range(5, 501, 5):
+        fall = math.exp(-step / 160)
+        yield {"step": step, "loss": 6.9 * (0.3 + 0.7 * fall) + 0.1 * random.standard_normal()}
+        if step % 50 == 0:
+            yield {
+                "step": step,
+                "epoch": step // 50,
+                "selection_accuracy": 0.1 + 0.62 * (1 - fall) + 0.01 * random.standard_normal(),
+            }
+
+
+def _finetune() -> dict[str, Any]:
+    return {
+        "protocol": "stop-gradient",
+        "attention": "causal",
+        "init": "trained",
+        "task": "digit",
+        "classes": 10,
+        "chance": 0.1,
+        "clips": {"train": 600, "selection": 200, "test": 300},
+        "steps": 500,
+        "layer": 4,
+        "test_accuracy": 0.683,
+        "test_accuracies": {"0": 0.31, "1": 0.45, "2": 0.57, "3": 0.64, "4": 0.683, "5": 0.66},
+        "views": "10x3",
+        "test_accuracy_one_view": 0.652,
+        "lost": ["digits-17"],
+    }
+
+
 def _track() -> dict[str, Any]:
     scores = {"trained": 0.571, "untrained": 0.508, "first mask kept": 0.241}
     return {
@@ -336,8 +388,5 @@ def _write_mp4(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from toto.report.collect import collect
-    from toto.report.page import write_report
-
     folder = write_example_run(Path(sys.argv[1]))
     print(write_report(collect(folder), folder / "report.html"))

@@ -33,6 +33,12 @@ def test_reads_every_stage(run: Path) -> None:
     assert report.pretrain_curves["validation_loss"].steps == (100, 200, 300, 400, 500, 600)
     assert report.probe is not None
     assert len(report.probe.tasks["motion"].test["trained"]["average"]) == 3
+    assert report.mup is not None
+    assert report.mup.mup.best["256"] is not None
+    assert report.mup.mup.best["256"].log2_lr == -4
+    assert report.finetune is not None
+    assert report.finetune.test_accuracies["4"] == 0.683
+    assert report.finetune_curves["selection_accuracy"].steps == tuple(range(50, 501, 50))
     assert report.track is not None
     assert report.track.scores["trained"].j_and_f == 0.571
     assert report.generate is not None

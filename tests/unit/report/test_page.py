@@ -20,12 +20,16 @@ HEADINGS = [
     "From pictures to codes",
     "Pre-training",
     "Loss by frame",
+    "Learning rate over widths",
     "Accuracy per layer",
+    "Fine-tuning",
     "Forecasts",
     "Tracking",
     "Time and memory",
     "Configuration and versions",
 ]
+OPTIONAL = ("Learning rate over widths", "Fine-tuning")
+"""Headings of what the demo does not run."""
 HOSTILE = "<script>alert(1)</script>\"'>.mp4"
 
 
@@ -88,8 +92,8 @@ def test_all_sections_stand_in_order(text: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", text) == HEADINGS
     assert "not run" not in text
     reader = read(text)
-    assert reader.tags.count("svg") == 10
-    assert reader.tags.count("img") == 4
+    assert reader.tags.count("svg") == 13
+    assert reader.tags.count("img") == 5
     assert reader.tags.count("video") == 1
     assert reader.tags.count("figcaption") == reader.tags.count("figure")
 
@@ -124,7 +128,7 @@ def test_a_stage_that_did_not_run_is_one_quiet_line(tmp_path: Path) -> None:
         "Time and memory": "nothing recorded yet",
         "Configuration and versions": "nothing recorded yet",
     }
-    assert [title for title, _ in sections] == HEADINGS
+    assert [title for title, _ in sections] == [t for t in HEADINGS if t not in OPTIONAL]
     assert "has yet to learn" in text
     assert "was not tested in this run" in text
 
@@ -137,6 +141,57 @@ def test_one_stage_can_be_missing_alone(report: Report, stage: str) -> None:
     read(text)
     assert text.count("started, not finished") == before + 1
     assert f"started, not finished: <code>toto {stage} …</code>" in text
+
+
+def section(text: str, anchor: str) -> str:
+    """The words of one section."""
+    found = re.search(f'<section id="{anchor}">(.*?)</section>', text)
+    assert found
+    return html.unescape(re.sub("<svg.*?</svg>|<[^>]*>", "", found[1]))
+
+
+def test_a_fine_tuning_says_its_score_and_what_it_is_of(run: Path) -> None:
+    words = section(page(collect(run)), "finetuning")
+    assert (
+        "68.3 % with 10x3 views of each clip, 65.2 % with one, read at layer 4; chance 10.0 %"
+        in (words)
+    )
+    assert "while probes behind its layers learned the labels" in words
+    assert "could not be read, and count as wrong: 1." in words
+    # A whole model has one head; nobody logged a line; one view.
+    whole = {"protocol": "whole", "test_accuracies": {"6": 0.5}, "views": "1x1", "lost": []}
+    edit(run / "finetune/results/finetune.json", {**whole, "init": "untrained", "layer": 6})
+    (run / "finetune/metrics.jsonl").unlink()
+    text = page(collect(run))
+    words = section(text, "finetuning")
+    assert "All weights learned from labels." in words
+    assert "it began with fresh weights" in words
+    assert "10 classes: 68.3 %; chance 10.0 %." in words
+    assert "finetune-layers" not in text
+    assert "could not be read" not in words
+
+
+def test_a_fine_tuning_under_way_is_one_quiet_line(run: Path) -> None:
+    (run / "finetune/results/finetune.json").unlink()
+    assert section(page(collect(run)), "finetuning").endswith(
+        "started, not finished: toto finetune …"
+    )
+
+
+def test_the_rates_over_widths_are_told_with_and_without_mup(run: Path) -> None:
+    words = section(page(collect(run)), "mup")
+    assert "With muP: the best rate stays over 8x the width." in words
+    assert "parametrisation): the best rate moves by a factor of 8 over 8x the width." in words
+    study = json.loads((run / "mup/results/study_mup.json").read_text())
+    lost = study["standard"]
+    lost["best"]["256"], lost["lost_by_keeping"]["256"], lost["moved"] = None, None, None
+    lost["best"]["128"]["at_edge"] = True
+    edit(run / "mup/results/study_mup.json", {"standard": lost, "seeds": 1})
+    words = section(page(collect(run)), "mup")
+    assert "learning rates, 1 seed a rate" in words
+    assert "no rate was finite for some width over 8x the width" in words
+    assert "2-6 (at the edge)" in words
+    assert "none was finite" in words
 
 
 def test_what_strangers_named_stays_text(run: Path) -> None:
@@ -186,9 +241,9 @@ def test_ids_are_unique_and_every_reference_has_its_target(text: str) -> None:
 
 def test_colours_follow_the_page_in_light_and_dark(text: str) -> None:
     drawings = re.findall("<svg.*?</svg>", text)
-    assert len(drawings) == 10
+    assert len(drawings) == 13
     for drawing in drawings:
-        assert "var(--trained)" in drawing
+        assert re.search(r"var\(--(trained|limit)\)", drawing)
         assert not re.findall(r"(?:fill|stroke): #", drawing)
         assert "font-family" not in drawing
 

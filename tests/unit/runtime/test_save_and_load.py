@@ -85,6 +85,64 @@ def test_each_doubling_of_a_step_is_kept_for_good(tmp_path: Path) -> None:
     assert steps == [6, 12, 24, 46, 48]
 
 
+def set_aside(folder: Path, step: int) -> Path:
+    """Undo a checkpoint as a rewind does."""
+    path = checkpoint.at(folder, step)
+    return path.rename(checkpoint_record.name_undone(path))
+
+
+def test_what_a_rewind_undid_goes_when_two_whole_ones_are_as_far(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        save(tmp_path, step)
+    aside = set_aside(tmp_path, 12)
+    assert aside.name == "step-0000012.rewound-1"
+    for step in (10, 12):
+        save(tmp_path, step)
+        assert aside.exists(), step  # one is as far at most
+    save(tmp_path, 14)
+    assert not aside.exists()
+    assert [step for step, _ in checkpoint_record.steps(tmp_path)] == [14, 12]
+
+
+def test_a_damaged_one_is_no_reason_to_remove_what_a_rewind_undid(tmp_path: Path) -> None:
+    for step in (4, 8):
+        save(tmp_path, step)
+    aside = set_aside(tmp_path, 8)
+    save(tmp_path, 8)
+    (tmp_path / "step-0000008" / "model.safetensors").write_bytes(b"")
+    save(tmp_path, 12)
+    assert aside.exists()
+    save(tmp_path, 16)
+    assert not aside.exists()
+
+
+def test_one_that_died_removing_what_a_rewind_undid_is_swept_up_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (4, 8):
+        save(tmp_path, step)
+    set_aside(tmp_path, 8)
+    save(tmp_path, 8)
+    second = set_aside(tmp_path, 8)
+    assert second.name == "step-0000008.rewound-2"
+
+    def crash(name: str) -> None:
+        if name == "checkpoint.mid_prune":
+            raise SystemExit
+
+    save(tmp_path, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "crash_point", crash)
+        with pytest.raises(SystemExit):
+            save(tmp_path, 12)
+    left = [path.name for path in tmp_path.iterdir() if "rewound" in path.name]
+    assert len(left) == 2
+    assert any(".tmp-" in name for name in left)
+    save(tmp_path, 14)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-0000012", "step-0000014"]
+
+
 def test_permanent_steps_are_a_function_of_the_step() -> None:
     retention = Retention(permanent_from=1000)
     kept = [step for step in range(0, 40_000, 500) if retention.permanent(step)]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from toto.tasks.ledger import Views
 from toto.tasks.views import average_views, crop_shares, view_indices
 
 
@@ -50,3 +51,20 @@ def test_probabilities_are_averaged_and_not_scores() -> None:
     assert found.argmax(-1).item() == 0
     expected = np.mean([np.exp(s) / np.exp(s).sum() for s in scores[:, 0].double().numpy()], 0)
     torch.testing.assert_close(found[0].double(), torch.from_numpy(expected), rtol=1e-6, atol=1e-7)
+
+
+def test_views_say_how_many_they_are() -> None:
+    assert str(Views(temporal=10, spatial=3)) == "10x3"
+    with pytest.raises(ValueError, match="0 clips in time; there must be at least 1"):
+        Views(temporal=0)
+    with pytest.raises(ValueError, match="2 crops; there are 1, the middle, and 3"):
+        Views(spatial=2)
+
+
+@pytest.mark.parametrize("count", [61, 64, 65, 97, 250, 297, 300])
+def test_views_of_kept_frames_begin_near_those_of_slowfast(count: int) -> None:
+    kept, stride, frames = -(-count // 4), 4, 16
+    for clip in range(10):
+        start = stride * int(view_indices(kept, frames, 1, clip=clip, clips=10)[0])
+        assert abs(start - slowfast_start(count, clip, 10, 64)) < stride
+        assert start + stride * (frames - 1) < count

@@ -124,4 +124,6 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         by_x_TD, by_readout_VD = ctx.saved_tensors
         (slope,) = slopes
-        return by_x_TD.to(ctx.dtype) * slope, by_readout_VD * slope, None, None, None, None, None
+        # In place: the larger one is as large as the output matrix, and nobody reads it again.
+        by_x_TD, by_readout_VD = by_x_TD.to(ctx.dtype).mul_(slope), by_readout_VD.mul_(slope)
+        return by_x_TD, by_readout_VD, None, None, None, None, None

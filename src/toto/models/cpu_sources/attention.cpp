@@ -63,19 +63,48 @@ void interleave(Rows in, int64_t rows, int64_t columns, BFloat16* out) {
     }
 }
 
+// 16 x 16 pairs: two rows' are mixed one by one, then four rows' by two, then lanes of four.
+void transpose_tile(const uint32_t* in, int64_t stride, uint32_t* out, int64_t out_stride) {
+  __m512i one[LANES], two[LANES];
+  for (int64_t r = 0; r < LANES; r++) one[r] = _mm512_loadu_si512(in + r * stride);
+  for (int64_t r = 0; r < LANES; r += 2) {
+    two[r] = _mm512_unpacklo_epi32(one[r], one[r + 1]);
+    two[r + 1] = _mm512_unpackhi_epi32(one[r], one[r + 1]);
+  }
+  for (int64_t r = 0; r < LANES; r += 4)
+    for (int64_t half = 0; half < 2; half++) {
+      one[r + 2 * half] = _mm512_unpacklo_epi64(two[r + half], two[r + 2 + half]);
+      one[r + 2 * half + 1] = _mm512_unpackhi_epi64(two[r + half], two[r + 2 + half]);
+    }
+  for (int64_t c = 0; c < 4; c++)
+    for (int64_t half = 0; half < 8; half += 4) {
+      two[half + c] = _mm512_shuffle_i32x4(one[2 * half + c], one[2 * half + 4 + c], 0x88);
+      two[8 + half + c] = _mm512_shuffle_i32x4(one[2 * half + c], one[2 * half + 4 + c], 0xdd);
+    }
+  for (int64_t c = 0; c < 4; c++)
+    for (int64_t odd = 0; odd < 2; odd++) {
+      const __m512i upper = two[8 * odd + c], lower = two[8 * odd + 4 + c];
+      auto to = out + (4 * odd + c) * out_stride;
+      _mm512_storeu_si512(to, _mm512_shuffle_i32x4(upper, lower, 0x88));
+      _mm512_storeu_si512(to + 8 * out_stride, _mm512_shuffle_i32x4(upper, lower, 0xdd));
+    }
+}
+
 // Pairs of numbers, and not numbers, change places: out[c][r] = in[r][c].
 void transpose_pairs(
     const uint32_t* in, int64_t rows, int64_t columns, int64_t stride, uint32_t* out,
     int64_t out_stride) {
-  const __m512i steps = _mm512_mullo_epi32(
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-      _mm512_set1_epi32(int(stride)));
   for (int64_t row = 0; row < rows; row += LANES)
-    for (int64_t c = 0; c < columns; c++) {
-      const __mmask16 there = first(rows - row);
-      const __m512i column = _mm512_mask_i32gather_epi32(
-          _mm512_setzero_si512(), there, steps, in + row * stride + c, 4);
-      _mm512_mask_storeu_epi32(out + c * out_stride + row, there, column);
+    for (int64_t column = 0; column < columns; column += LANES) {
+      auto from = in + row * stride + column;
+      auto to = out + column * out_stride + row;
+      if (row + LANES <= rows && column + LANES <= columns) {
+        transpose_tile(from, stride, to, out_stride);
+        continue;
+      }
+      for (int64_t r = 0; r < std::min(LANES, rows - row); r++)
+        for (int64_t c = 0; c < std::min(LANES, columns - column); c++)
+          to[c * out_stride + r] = from[r * stride + c];
     }
 }
 
@@ -216,22 +245,26 @@ std::tuple<Tensor, Tensor> forward(
   return {mixed, log_sums};
 }
 
-// Turns a key's scores with some queries into its shares of them, and the slopes by its shares into
-// those by its scores, not yet scaled. The first `unseen` queries come before the key. `scale` and
-// the log-sums are for powers of 2.
+// Turns the scores of one or two keys with some queries into their shares of them, and the slopes by
+// their shares into those by their scores, not yet scaled, both row by row and as pairs. The first
+// `unseen` queries come before the first key. `scale` and the log-sums are for powers of 2.
 void slopes_of(
     const float* scores, const float* by_share, const float* log_sums, const float* means,
-    int64_t unseen, int64_t count, float scale, BFloat16* shares, BFloat16* by_score) {
+    int64_t keys, int64_t unseen, int64_t count, float scale, BFloat16* shares, BFloat16* by_score,
+    BFloat16* pairs) {
   for (int64_t at = 0; at < even(count); at += LANES) {
-    const __mmask16 seen = first(count - at) & ~first(unseen - at);
-    const Lanes score = _mm512_maskz_loadu_ps(seen, scores + at);
-    const Lanes log_sum = _mm512_maskz_loadu_ps(seen, log_sums + at);
-    const Lanes share =
-        _mm512_maskz_mov_ps(seen, exp2(_mm512_fmsub_ps(score, all(scale), log_sum)));
-    const Lanes above = _mm512_sub_ps(
-        _mm512_maskz_loadu_ps(seen, by_share + at), _mm512_maskz_loadu_ps(seen, means + at));
-    store(shares + at, share);
-    store(by_score + at, _mm512_mul_ps(share, above));
+    __m256i scored[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t key = 0; key < keys; key++) {
+      const int64_t here = key * BACK_QUERIES + at;
+      const __mmask16 seen = first(count - at) & ~first(unseen + key - at);
+      const Lanes power = _mm512_fmsub_ps(load(scores + here), all(scale), load(log_sums + at));
+      const Lanes share = _mm512_maskz_mov_ps(seen, exp2(power));
+      const Lanes above = _mm512_sub_ps(load(by_share + here), load(means + at));
+      store(shares + here, share);
+      scored[key] = rounded(_mm512_maskz_mul_ps(seen, share, above));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(by_score + here), scored[key]);
+    }
+    _mm512_storeu_si512(pairs + 2 * at, paired(scored[0], scored[1]));
   }
 }
 
@@ -284,15 +317,15 @@ Tensor backward(
         interleave_transposed({slopes[i], slopes.stride}, rows, width, slope_t.data() + at);
         interleave({q[i], q.stride}, rows, width, q_pairs.data() + at);
         interleave({slopes[i], slopes.stride}, rows, width, slope_pairs.data() + at);
+        for (int64_t place = i; place < i + rows; place++) {
+          log_sums[place] = all_sums[head * places + place] * LOG2_E;
+          means[place] = mean_slope(slopes[place], outputs[place], width);
+        }
       }
       interleave(k, places, width, k_pairs.data());
       transpose_pairs(
           reinterpret_cast<const uint32_t*>(k_pairs.data()), even(places) / 2, width, width,
           reinterpret_cast<uint32_t*>(keys_t.data()), room / 2);
-      for (int64_t i = 0; i < places; i++) {
-        log_sums[i] = all_sums[head * places + i] * LOG2_E;
-        means[i] = mean_slope(slopes[i], outputs[i], width);
-      }
       std::fill(sum_q.begin(), sum_q.end(), 0.f);
       for (int64_t j = 0; j < places; j += BACK_KEYS) {
         const int64_t rows = std::min(BACK_KEYS, places - j);
@@ -310,11 +343,13 @@ Tensor backward(
           brgemm(
               rows, columns, width, v.stride, stored, BACK_QUERIES, false, v[j],
               slope_t.data() + block * width + 2 * skipped, by_share.data(), true);
-          for (int64_t row = 0; row < rows; row++)
+          for (int64_t row = 0; row < rows; row += 2) {
+            const int64_t at = row * BACK_QUERIES;
             slopes_of(
-                scores.data() + row * BACK_QUERIES, by_share.data() + row * BACK_QUERIES,
-                log_sums.data() + i, means.data() + i, j + row - i, columns, scale * LOG2_E,
-                shares.data() + row * BACK_QUERIES, by_score.data() + row * BACK_QUERIES);
+                scores.data() + at, by_share.data() + at, log_sums.data() + i, means.data() + i,
+                std::min<int64_t>(2, rows - row), j + row - i, columns, scale * LOG2_E,
+                shares.data() + at, by_score.data() + at, by_score_pairs.data() + at);
+          }
           brgemm(
               rows, width, padded, BACK_QUERIES, width, width, true, shares.data(),
               slope_pairs.data() + i * width, sum_v.data(), true);
@@ -322,9 +357,8 @@ Tensor backward(
               rows, width, padded, BACK_QUERIES, width, width, true, by_score.data(),
               q_pairs.data() + i * width, sum_k.data(), true);
           // The queries' slopes are summed transposed, so that keys need not be turned each time.
-          interleave({by_score.data(), BACK_QUERIES}, rows, columns, by_score_pairs.data());
           brgemm(
-              width, columns, even(rows), room, columns, room, true, keys_t.data() + j,
+              width, columns, even(rows), room, BACK_QUERIES, room, true, keys_t.data() + j,
               by_score_pairs.data(), sum_q.data() + i, true);
         }
         for (int64_t row = 0; row < rows; row++) {

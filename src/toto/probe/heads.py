@@ -231,14 +231,17 @@ class HeadBank(nn.Module):
         normal = [_centred(head.gaze()) for head in attending if head.by_place]
         gazes_QD = torch.cat([*plain, *normal]).to(tokens_BLD.dtype)
         scores_BQL = torch.matmul(gazes_QD, tokens_BLD.transpose(1, 2))
-        first = len(plain) * self.attention_heads
-        weights = [scores_BQL[:, :first].softmax(-1)]
+        # Split and not sliced: the gradient of a slice is a matrix of zeros around it.
+        parts = [len(plain) * self.attention_heads, len(normal) * self.attention_heads]
+        plain_BQL, normal_BQL = scores_BQL.split(parts, dim=1)
+        weights = [plain_BQL.softmax(-1)]
         if normal:
             scale_B1L = (1 / spread_BL).to(tokens_BLD.dtype)[:, None]
-            weights.append((scores_BQL[:, first:] * scale_B1L).softmax(-1) * scale_B1L)
+            weights.append((normal_BQL * scale_B1L).softmax(-1) * scale_B1L)
         pooled_BQD = torch.matmul(torch.cat(weights, dim=1), tokens_BLD)
-        channels = iter(pooled_BQD[:, :first].split(self.attention_heads, dim=1))
-        places = iter(_centred(pooled_BQD[:, first:]).split(self.attention_heads, dim=1))
+        plain_BQD, normal_BQD = pooled_BQD.split(parts, dim=1)
+        channels = iter(plain_BQD.split(self.attention_heads, dim=1))
+        places = iter(_centred(normal_BQD).split(self.attention_heads, dim=1))
         return [next(places if head.by_place else channels) for head in attending]
 
 

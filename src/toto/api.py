@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toto.models.sampling import SamplingConfig
 from toto.probe.backbone import Backbone, open_backbone
+from toto.probe.stream import Stream
 from toto.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = ["Toto", "load", "load_tokenizer"]
@@ -44,6 +45,24 @@ class Toto:
                 tokenizer's patch, or a layer does not exist.
         """
         return self.backbone.features(video, layers)
+
+    def stream(
+        self, layers: Collection[int] | None = None, *, window_frames: int | None = None
+    ) -> Stream:
+        """Begin a film that comes frame by frame: `push` each, every one at the same cost.
+
+        Frames within the window have the features that one pass over them gives; what happens when
+        it slides is in `toto.probe.stream`.
+
+        Args:
+            layers: 0 (embedding) to depth; all if left out.
+            window_frames: how many frames a token sees; by default all that the context holds.
+
+        Raises:
+            ValueError: if the model attends in both directions, a layer does not exist, or the
+                context does not hold the window.
+        """
+        return Stream(self.backbone, layers, window_frames=window_frames)
 
     def generate(
         self,

@@ -9,7 +9,8 @@ import torch
 from made_twins import LENGTH, Twins, gpt2, llama, mamba
 
 from toto.models import MODELS, Mamba
-from toto.models.sampling import SamplingConfig, continue_sequence
+from toto.models.decoding import open_reader
+from toto.models.sampling import Draws, SamplingConfig, continue_sequence
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `hub`")
 
@@ -74,13 +75,15 @@ def test_a_greedy_continuation_is_the_same(twins: Twins) -> None:
         do_sample=False,
     )
     drawn = continue_sequence(
-        twins.ours,
+        open_reader(twins.ours),
         prompt,
         tokens=new,
         codes=twins.ours.config.vocab_size,
         config=SamplingConfig(temperature=0.0),
+        draws=Draws(0, clips=len(prompt), futures=1),
     )
-    assert torch.equal(torch.stack(list(drawn), dim=1), expected[:, prompt.shape[1] :])
+    found = torch.stack([token.ids for token in drawn], dim=1)
+    assert torch.equal(found, expected[:, prompt.shape[1] :])
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

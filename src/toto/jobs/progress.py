@@ -16,7 +16,8 @@ from rich.progress import (
 )
 
 ItemT = TypeVar("ItemT")
-console = Console(stderr=True, highlight=False)
+# In a notebook bars are drawn as in a terminal; rich's own for it need another package.
+console = Console(stderr=True, highlight=False, force_jupyter=False)
 """Where jobs speak to the person who started them; results go to files and to stdout."""
 
 
@@ -40,12 +41,12 @@ class Bar:
 
 
 @contextmanager
-def bar(what: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
+def bar(what: str, total: int | None, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
     """Show a bar with count, elapsed time and time to go while the block runs.
 
     Args:
         what: a few words, such as "pretrain".
-        total: how many steps there are.
+        total: how many steps there are; None if nobody knows.
         done: steps that were done before, when work is resumed.
         shown: whether there is anything to see; of several ranks one shows its bar.
     """

@@ -7,7 +7,6 @@ it is no part of a decoder's config, but of the run that uses it.
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
@@ -49,12 +48,8 @@ def causal_attention(
         return _merged(
             F.scaled_dot_product_attention(q_BNLK, k_BNLK, v_BNLK, is_causal=True, scale=scale)
         )
-    new = q_BNLK.shape[2]
     k_BNPK, v_BNPK = cache.write(layer, k_BNLK, v_BNLK)
-    seen = None
-    if new > 1:
-        past = torch.arange(cache.length + new, device=q_BNLK.device)
-        seen = past[None] <= past[-new:, None]
+    seen = cache.seen(q_BNLK.shape[2])
     k_BNPK, v_BNPK = k_BNPK.to(q_BNLK.dtype), v_BNPK.to(q_BNLK.dtype)
     return _merged(
         F.scaled_dot_product_attention(q_BNLK, k_BNPK, v_BNPK, attn_mask=seen, scale=scale)

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toto.models.attention import causal_attention
+from toto.models.attention import Angles, causal_attention
 from toto.models.cache import KVCache
 from toto.models.gate import silu_gate
 from toto.models.mup import Kind, MuP, Scales, scales
-from toto.models.rope import rotary_tables
+from toto.models.rope import far_tables, rotary_tables
 from toto.models.sequence_model import SequenceModel
 from toto.types import SPECIALS
 
@@ -223,9 +223,14 @@ class Llama(SequenceModel[LlamaConfig]):
             device=self.embedding.weight.device,
         )
 
+    def angles(self, places: range, device: torch.device | None = None) -> Angles:
+        """Cosines and sines of these places of a sequence; they may lie beyond the context."""
+        head_width, base = self.config.head_width, self.config.rope_base
+        if places.stop > self.config.context:
+            return far_tables(places, head_width, base, device)
+        cos_LK, sin_LK = rotary_tables(places.stop, head_width, base, device)
+        return cos_LK[places.start :], sin_LK[places.start :]
+
     def _placed(self, x_BLD: Float[Tensor, "B L D"], places: range) -> tuple[Tensor, ...]:
         """Give the stream as it is, and the cosines and sines that turn queries and keys."""
-        tables = rotary_tables(
-            places.stop, self.config.head_width, self.config.rope_base, x_BLD.device
-        )
-        return (x_BLD, *(table[places.start :] for table in tables))
+        return (x_BLD, *self.angles(places, x_BLD.device))

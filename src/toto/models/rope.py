@@ -20,12 +20,36 @@ def rotary_tables(
         base: wavelengths run from 2 pi to 2 pi x base tokens.
         device: where to make them.
     """
-    rate = base ** (
-        -torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width
+    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * _rates(
+        head_width, base, device
     )
-    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
     both = torch.cat([angle, angle], dim=-1)
     return both.cos(), both.sin()
+
+
+def far_tables(
+    positions: range, head_width: int, base: float, device: torch.device | None = None
+) -> tuple[Float32[Tensor, "L K"], Float32[Tensor, "L K"]]:
+    """Cosines and sines of positions however far, such as those of a film that does not end.
+
+    The angles are made in fp64. In fp32 that of position 250,000, a thousand frames of 256 tokens,
+    would be off by up to 1/128, and what two tokens are to each other would change with time.
+
+    Args:
+        positions: which.
+        head_width: K, even.
+        base: as in `rotary_tables`.
+        device: where to make them.
+    """
+    place = torch.arange(positions.start, positions.stop, dtype=torch.float64, device=device)
+    angle = place[:, None] * _rates(head_width, base, device).double()
+    both = torch.cat([angle, angle], dim=-1)
+    return both.cos().float(), both.sin().float()
+
+
+def _rates(head_width: int, base: float, device: torch.device | None) -> Float32[Tensor, " K_2"]:
+    channels = torch.arange(0, head_width, 2, dtype=torch.float32, device=device)
+    return base ** (-channels / head_width)
 
 
 def rotate(

@@ -61,6 +61,7 @@ class SequenceModel(nn.Module, Generic[ConfigT]):
         *,
         targets: Int64[Tensor, "B L"] | None = None,
         weight: Float32[Tensor, "B L"] | None = None,
+        only_last: bool = False,
     ) -> Float[Tensor, "B L V"] | Float32[Tensor, ""]:
         """Score the token after each position, or give the values of the patch after it.
 
@@ -75,13 +76,14 @@ class SequenceModel(nn.Module, Generic[ConfigT]):
                 where the id is a special one they are not looked at.
             targets: the ids to predict.
             weight: what each of them counts.
+            only_last: score the token after the last position alone, L = 1 in the answer.
 
         Raises:
             ValueError: if the sequence, with what the cache has read, exceeds the context, or
                 patches are given to a model that does not read them, or not to one that does.
         """
         hidden = self._run(ids, cache, {self.config.depth}, patches)[self.config.depth]
-        x_BLD = self.norm(hidden)
+        x_BLD = self.norm(hidden[:, -1:] if only_last else hidden)
         readout = self.embedding if self.head is None else self.head
         if targets is not None and weight is not None:
             return self.cross_entropy(x_BLD, readout.weight, targets, weight)
@@ -92,11 +94,13 @@ class SequenceModel(nn.Module, Generic[ConfigT]):
         ids: Int64[Tensor, "B L"],
         layers: Collection[int],
         patches: Float[Tensor, "B L P"] | None = None,
+        cache: KVCache | RecurrentState | None = None,
     ) -> dict[int, Float[Tensor, "B L D"]]:
         """The residual stream behind the layers asked for, in one pass that stops at the last.
 
         Layer 0 is what the first block reads and layer l the output of block l, so that `depth`
-        is the last.
+        is the last. A cache takes up the layers that are passed, so it must be asked for the same
+        layers every time.
 
         Raises:
             ValueError: if a layer is not in 0..depth, the sequence exceeds the context, or
@@ -105,7 +109,7 @@ class SequenceModel(nn.Module, Generic[ConfigT]):
         for layer in layers:
             if not 0 <= layer <= self.config.depth:
                 raise ValueError(f"layer {layer} is not in 0..{self.config.depth}")
-        return self._run(ids, None, set(layers), patches)
+        return self._run(ids, cache, set(layers), patches)
 
     def _run(
         self,
@@ -116,7 +120,7 @@ class SequenceModel(nn.Module, Generic[ConfigT]):
     ) -> dict[int, Float[Tensor, "B L D"]]:
         past = cache.length if cache else 0
         total = past + ids.shape[1]
-        if total > self.config.context:
+        if total > self.config.context and not (cache and cache.endless):
             raise ValueError(f"{total} tokens do not fit a context of {self.config.context}")
         x_BLD, *beside = self._placed(self._embedded(ids, patches), range(past, total))
         kept = {0: x_BLD} if 0 in layers else {}

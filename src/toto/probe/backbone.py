@@ -16,7 +16,7 @@ from toto.data.layout import Layout, LayoutConfig
 from toto.data.token_set import TokenSet
 from toto.models import Decoder, decoder_config
 from toto.models.attention import Direction, set_direction
-from toto.models.sampling import SamplingConfig, continue_sequence
+from toto.models.sampling import SamplingConfig
 from toto.runtime import checkpoint
 from toto.runtime.devices import Precision, compute
 from toto.runtime.folder import RunFolder
@@ -92,14 +92,15 @@ class Backbone:
             ValueError: if the clip is longer than the context, a side is not a multiple of the
                 patch, or a layer does not exist.
         """
-        if self.reads_patches:
-            clip, side_px = frames, patch_side_px(self.model.config.patch_values)
-            grid = len(frames), frames.shape[1] // side_px, frames.shape[2] // side_px
-        else:
-            clip = self.tokenizer.encode(frames).long()
-            grid = clip.shape
+        clip = frames if self.reads_patches else self.tokenizer.encode(frames).long()
         flat = self.token_features(clip[None], layers)
-        return {layer: value[0].unflatten(0, grid) for layer, value in flat.items()}
+        return {layer: value[0].unflatten(0, self.grid(clip)) for layer, value in flat.items()}
+
+    def grid(self, clip: Int64[Tensor, "T Y X"] | UInt8[Tensor, "T H W 3"]) -> tuple[int, int, int]:
+        """Frames, rows and columns of patches of a clip that is what the model reads."""
+        frames, height, width = clip.shape[:3]
+        side_px = patch_side_px(self.model.config.patch_values) if self.reads_patches else 1
+        return frames, height // side_px, width // side_px
 
     def window(
         self, shard: TokenSet, clip: int, start: int, frames: int
@@ -111,7 +112,6 @@ class Backbone:
         """
         return (shard.pixels if self.reads_patches else shard.window)(clip, start, frames)
 
-    @torch.no_grad()
     def token_features(
         self,
         clips: Int64[Tensor, "B T Y X"] | UInt8[Tensor, "B T H W 3"],
@@ -126,6 +126,15 @@ class Backbone:
             clips: codes, or frames where the model reads patches.
             layers: 0 (embedding) to depth.
         """
+        return {layer: value[:, 1:] for layer, value in self.hidden(clips, layers).items()}
+
+    @torch.no_grad()
+    def hidden(
+        self,
+        clips: Int64[Tensor, "B T Y X"] | UInt8[Tensor, "B T H W 3"],
+        layers: Collection[int],
+    ) -> dict[int, Float[Tensor, "B L_plus_1 D"]]:
+        """Do as `token_features`, with the start token's own stream in front."""
         place = self.model.embedding.weight.device
         patches, grids = None, clips
         if self.reads_patches:
@@ -136,33 +145,20 @@ class Backbone:
             patches = F.pad(patches, (0, 0, 1, 0))
         ids = torch.stack([self.layout.prompt(grid, self.kind) for grid in grids]).to(place)
         with compute(self.precision, place):
-            hidden = self.model.hidden(ids, layers, patches)
-        return {layer: value[:, 1:] for layer, value in hidden.items()}
+            return self.model.hidden(ids, layers, patches)
 
     def forecast(
         self, ids: Int64[Tensor, "T Y X"], *, frames: int, sampling: SamplingConfig
     ) -> Iterator[Int64[Tensor, "Y X"]]:
-        """Continue a clip of tokens frame by frame, with the model's cache.
+        """Continue a clip of tokens frame by frame: `toto.probe.forecast` in one future.
 
         Raises:
-            ValueError: if old and new frames do not fit the model's context, or it reads patches.
+            ValueError: if the model reads patches, or the clip is not of its grid.
         """
-        if self.reads_patches:
-            raise ValueError(
-                "a model that reads patches cannot go on from what it predicts; "
-                "continue clips with one that reads ids"
-            )
-        grid = ids.shape[1:]
-        prompt = self.layout.prompt(ids)[None].to(self.model.embedding.weight.device)
-        tokens = continue_sequence(
-            self.model,
-            prompt,
-            tokens=frames * grid.numel(),
-            codes=self.layout.codes,
-            config=sampling,
-        )
-        for _ in range(frames):
-            yield torch.cat([next(tokens).cpu() for _ in range(grid.numel())]).view(grid)
+        from toto.probe.forecast import forecast  # it needs this class
+
+        for frame in forecast(self, ids[None], frames=frames, sampling=sampling):
+            yield frame.ids[0]
 
     def untrained(self, seed: int) -> "Backbone":
         """Make the same backbone with fresh weights: the baseline of every probe."""

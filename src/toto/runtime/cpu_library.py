@@ -26,7 +26,7 @@ def compiler() -> str:
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
-def load_library(name: str, sources: Sequence[Path]) -> None:
+def load_library(name: str, sources: Sequence[Path], *, instead: str) -> None:
     """Compile sources that declare operators to torch, unless that was done, and load them.
 
     The library lies in the user's cache, under the hash of all that it is made of. Processes that
@@ -35,6 +35,7 @@ def load_library(name: str, sources: Sequence[Path]) -> None:
     Args:
         name: of the library.
         sources: `.cpp` to compile, and the headers that they include.
+        instead: what to do without it, for the error's text.
 
     Raises:
         ValueError: if the compiler refuses them.
@@ -61,11 +62,9 @@ def load_library(name: str, sources: Sequence[Path]) -> None:
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                wrong = [line for line in done.stderr.splitlines() if "error" in line]
-                raise ValueError(
-                    f"{compiler()} does not compile {name}: {(wrong or ['no message'])[0]}; "
-                    "use --compile off"
-                )
+                said = [line for line in done.stderr.splitlines() if "error" in line]
+                wrong = (said or ["no message"])[0]
+                raise ValueError(f"{compiler()} does not compile {name}: {wrong}; {instead}")
             made.replace(library)
     torch.ops.load_library(str(library))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from toto.models import Llama, LlamaConfig
-from toto.models.sampling import SamplingConfig, continue_sequence, draw
+from toto.models.decoding import open_reader
+from toto.models.sampling import Draws, SamplingConfig, continue_sequence, draw, surprise_nats
 
 CODES = 20
 CONFIG = LlamaConfig(
@@ -21,23 +22,34 @@ def model() -> Llama:
 
 
 def continued(
-    model: Llama, prompt: torch.Tensor, *, tokens: int = 20, **fields: Any
+    model: Llama, prompt: torch.Tensor, *, tokens: int = 20, futures: int = 1, **fields: Any
 ) -> torch.Tensor:
+    config = SamplingConfig(**fields)
     drawn = continue_sequence(
-        model, prompt, tokens=tokens, codes=CODES, config=SamplingConfig(**fields)
+        open_reader(model),
+        prompt,
+        tokens=tokens,
+        codes=CODES,
+        config=config,
+        draws=Draws(config.seed, clips=len(prompt), futures=futures),
+        futures=futures,
     )
-    return torch.stack(list(drawn), dim=1)
+    return torch.stack([token.ids for token in drawn], dim=1)
+
+
+def numbers(count: int) -> torch.Tensor:
+    return torch.rand(count, dtype=torch.float64)
 
 
 def observed(draws: int = 20_000, **fields: Any) -> torch.Tensor:
     logits = SHARES.log().expand(draws, -1)
-    ids = draw(logits, SamplingConfig(**fields), torch.Generator().manual_seed(0))
+    ids = draw(logits, SamplingConfig(**fields), numbers(draws))
     return ids.bincount(minlength=len(SHARES)) / draws
 
 
 def test_temperature_0_takes_the_most_likely() -> None:
     logits = torch.randn(50, 9)
-    ids = draw(logits, SamplingConfig(temperature=0.0), torch.Generator())
+    ids = draw(logits, SamplingConfig(temperature=0.0), numbers(50))
     assert torch.equal(ids, logits.argmax(-1))
 
 
@@ -72,10 +84,9 @@ def test_draws_follow_the_shares_that_are_left(
 
 def test_every_row_is_limited_by_its_own_scores() -> None:
     logits = torch.tensor([[0.0, 9.0, 8.0, -9.0], [9.0, 0.0, -9.0, 8.0]])
-    generator = torch.Generator().manual_seed(0)
     for limits in ({"top_k": 2}, {"top_p": 0.9}):
         config = SamplingConfig(temperature=1.0, **limits)
-        rows = torch.stack([draw(logits, config, generator) for _ in range(200)])
+        rows = torch.stack([draw(logits, config, numbers(2)) for _ in range(200)])
         assert rows[:, 0].unique().tolist() == [1, 2]
         assert rows[:, 1].unique().tolist() == [0, 3]
 
@@ -85,6 +96,43 @@ def test_a_seed_repeats_and_another_differs(model: Llama) -> None:
     first = continued(model, prompt, seed=3)
     assert torch.equal(first, continued(model, prompt, seed=3))
     assert not torch.equal(first, continued(model, prompt, seed=4))
+
+
+def test_a_future_does_not_know_how_many_there_are_nor_what_is_beside_it(model: Llama) -> None:
+    prompt = torch.randint(CODES, (3, 5))
+    drawn = continued(model, prompt, futures=4).unflatten(0, (3, 4))
+    assert torch.equal(drawn[:, 0], continued(model, prompt))
+    assert torch.equal(drawn[1, :2], continued(model, prompt[1:2], futures=2))
+    assert len({tuple(future) for future in drawn[0].tolist()}) == 4
+
+
+def test_the_ends_of_the_numbers_fall_on_tokens_that_are_left() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]]).repeat(2, 1)
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    assert draw(logits, SamplingConfig(), ends).tolist() == [1, 2]
+
+
+@torch.no_grad()
+def test_surprise_is_the_cross_entropy_among_the_codes(model: Llama) -> None:
+    prompt = torch.randint(CODES, (2, 5))
+    drawn = list(
+        continue_sequence(
+            open_reader(model),
+            prompt,
+            tokens=20,
+            codes=CODES,
+            config=SamplingConfig(temperature=0.5, top_k=3),
+            draws=Draws(0, clips=2, futures=1),
+        )
+    )
+    ids = torch.cat([prompt, torch.stack([token.ids for token in drawn], dim=1)], dim=1)
+    logits = model(ids[:, :-1])[:, 4:, :CODES]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 5:].flatten(), reduction="none"
+    )
+    found = torch.stack([token.surprise_nats for token in drawn], dim=1)
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(surprise_nats(logits, ids[:, 5:]).flatten() > 0, expected > 0)
 
 
 def test_greedy_is_the_model_asked_again_and_again(model: Llama) -> None:
@@ -129,6 +177,7 @@ def test_the_last_position_of_the_context_is_used(model: Llama) -> None:
         ({"top_k": 0}, "top_k 0 must be at least 1"),
         ({"top_p": 0.0}, r"top_p 0.0 must lie in \(0, 1\]"),
         ({"top_p": 1.1}, r"top_p 1.1 must lie in \(0, 1\]"),
+        ({"seed": -1}, "seed -1 must be at least 0"),
     ],
 )
 def test_rejects(fields: dict[str, Any], message: str) -> None:

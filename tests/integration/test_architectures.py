@@ -85,7 +85,8 @@ def test_it_generates(trained: Path, finished: Path, tmp_path: Path) -> None:
         "--frames", "2", "--real-clips", "1", "--digit-clips", "1", "--out", tmp_path / "out",
         )  # fmt: skip
     result = json.loads((tmp_path / "out" / "results" / "generate.json").read_text())
-    assert [len(values) for values in result["psnr_db"].values()] == [2, 2, 2]
+    curves = result["groups"]["real clips"]["curves"]["psnr_db"]
+    assert [len(curve["mean"]) for curve in curves.values()] == [2, 2, 2, 2]
     assert (tmp_path / "out" / "strip-1.png").is_file()
 
 

@@ -83,7 +83,13 @@ def test_the_results_are_finite_and_of_the_right_shapes(finished: Path) -> None:
     assert set(track["scores"]) == {"trained", "untrained", "first mask kept"}
     assert len(track["clips"]) == 3
     generate = result("generate", "generate")
-    assert [len(values) for values in generate["psnr_db"].values()] == [2, 2, 2]
+    assert {name: group["clips"] for name, group in generate["groups"].items()} == {
+        "real clips": 1,
+        "moving digits": 2,
+    }
+    for group in generate["groups"].values():
+        for curves in group["curves"].values():
+            assert [len(curve["mean"]) for curve in curves.values()] == [2, 2, 2, 2]
     assert len(generate["sources"]) == 3
     assert generate["sources"][0].endswith(".mp4")
 
@@ -187,8 +193,8 @@ def test_generate_gives_the_new_frames_and_the_same_ones_for_the_same_seed(finis
     assert torch.equal(first, model.generate(video, 2, SamplingConfig(seed=1)))
     assert not torch.equal(first, model.generate(video, 2, SamplingConfig(seed=2)))
     assert torch.equal(model.generate(video, 1), model.generate(video, 1))
-    with pytest.raises(ValueError, match="context"):
-        model.generate(video, 3)
+    # The model sees four frames at once.
+    assert model.generate(video, 3).shape == (3, 32, 32, 3)
 
 
 def test_the_tokenizer_of_a_run_is_the_one_that_was_given(

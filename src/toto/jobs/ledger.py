@@ -40,6 +40,9 @@ class Ledger:
     """Whether to print JSON in place of a table."""
     html: Path | None = None
     """File to write the table to as a page."""
+    decode: bool = False
+    """Whether forecasts are also painted from their tokens and measured again; needs their run and
+    data where they were."""
 
     def run(self) -> list[Entry]:
         """Read and compute.
@@ -47,15 +50,26 @@ class Ledger:
         Raises:
             ValueError: if there is no score below the folders.
         """
-        files = [file for folder in self.folders for file in folder.rglob(f"results/{SCORE}*.json")]
-        if not files:
+        entries = [read_entry(file) for file in self._files(f"results/{SCORE}*.json")]
+        forecasts = self._files("results/generate.json")
+        if forecasts:
+            # They need torch, which other scores do without.
+            from toto.jobs.generated_check import read_forecasts
+
+            entries += [read_forecasts(file.parents[1], decode=self.decode) for file in forecasts]
+        if not entries:
             listed = ", ".join(map(str, self.folders))
-            raise ValueError(f"no score below {listed}; `toto probe` and `toto track` write them")
-        entries = [read_entry(file) for file in sorted(set(files))]
+            raise ValueError(
+                f"no score below {listed}; `toto probe`, `toto track` and `toto generate` write "
+                "them"
+            )
         if self.html is not None:
             make_folder(self.html.parent)
             write_bytes(self.html, as_html(entries).encode())
         return entries
+
+    def _files(self, pattern: str) -> list[Path]:
+        return sorted({file for folder in self.folders for file in folder.rglob(pattern)})
 
 
 def as_text(entries: Sequence[Entry]) -> Iterator[str]:
@@ -123,6 +137,8 @@ def _remarks(entries: Sequence[Entry]) -> Iterator[str]:
             if ids:
                 shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
                 yield f"{entry.run}: {entry.name}: {len(ids)} {what}: {shown}"
+        for verdict in entry.verdicts:
+            yield f"{entry.run}: {entry.name}: {verdict}"
         for trouble in entry.troubles:
             yield f"WRONG {entry.run}: {entry.name}: {trouble}"
     wrong = sum(bool(entry.troubles) for entry in entries)
@@ -140,5 +156,6 @@ def _described(entry: Entry) -> dict[str, Any]:
         "value": None if score is None else score.value,
         "deviation": None if score is None else score.deviation,
         "score": None if score is None else to_dict(score),
+        "verdicts": list(entry.verdicts),
         "troubles": list(entry.troubles),
     }

@@ -95,12 +95,14 @@ class Entry:
         name: of the score.
         score: None where its file cannot be read.
         troubles: what is wrong with it, one sentence each.
+        verdicts: what it comes to, where that is not one number.
     """
 
     run: Path
     name: str
     score: Score | None
     troubles: tuple[str, ...]
+    verdicts: tuple[str, ...] = ()
 
 
 def read_entry(file: Path) -> Entry:

@@ -128,6 +128,16 @@ def collect(folder: Path) -> Report:
     )
 
 
+def read_pretraining(run: Path) -> tuple[Pretrain | None, dict[str, Curve]]:
+    """Read what a pre-training run came to, if it has ended, and what it logged.
+
+    Raises:
+        ValueError: as `collect`.
+    """
+    result = _read_result(Pretrain, run / "results/pretrain.json")
+    return result, _read_curves(run / "metrics.jsonl")
+
+
 def _read_costs(path: Path) -> tuple[StageCost, ...]:
     return tuple(_parse(StageCost, line, path) for line in _read_lines(path))
 

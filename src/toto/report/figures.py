@@ -10,13 +10,23 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from toto.report.collect import Curve
 from toto.report.elements import Html
-from toto.report.results import Finetune, Pretrain, Probe, Task
+from toto.report.results import (
+    Finetune,
+    ForecastCurve,
+    ForecastGroup,
+    ForecastMeasure,
+    Pretrain,
+    Probe,
+    Task,
+)
 from toto.report.svg import ROLES, render
 
 DASHED = (0, (3.5, 2))
 POOLING_LINES = {"attention": "-", "average": DASHED}
 """How the line of a pooling is drawn; one not named here is dotted."""
 
+MOST_MARKERS = 16
+"""A forecast of more frames is drawn without a dot at each."""
 CURVE_POINTS = 200
 """A longer curve is drawn as the means of this many equal stretches."""
 
@@ -176,23 +186,49 @@ def tuned_layers(result: Finetune) -> Html:
     return render(draw, name="finetune-layers", label="Test accuracy against the layer")
 
 
-def closeness(psnr_db: dict[str, tuple[float | None, ...]]) -> Html:
-    """Draw how close the frames of each method are to the real ones, by how far ahead they are."""
+def closeness(group: ForecastGroup, name: str, measure: ForecastMeasure, *, panel: str) -> Html:
+    """Draw one measure of every method by how far ahead the frame is, with the spread over clips.
+
+    Args:
+        group: the clips.
+        name: of the measure.
+        measure: how it reads.
+        panel: one word that no other panel of the page has.
+    """
 
     def draw(axes: Axes) -> None:
-        for method, values in psnr_db.items():
-            color = ROLES[forecast_role(method)]
-            axes.plot(_from_one(values), _gaps(values), "o-", color=color)
-        axes.set(title="Closeness to the real frame", xlabel="frames ahead", ylabel="PSNR, dB")
-        _whole_frames(axes, max(psnr_db.values(), key=len))
+        for method, curve in group.curves[name].items():
+            role, dashed = forecast_style(method)
+            _with_spread(axes, curve, ROLES[role], dashed=dashed)
+        unit = f", {measure.unit}" if measure.unit else ""
+        way = "higher" if measure.higher_is_closer else "lower"
+        axes.set(title=f"{measure.label}: {way} is closer", xlabel="frames ahead")
+        axes.set(ylabel=f"{measure.label}{unit}")
+        _whole_frames(axes, next(iter(group.curves[name].values())).mean)
 
-    return render(draw, name="closeness", label="PSNR against the number of frames ahead")
+    label = f"{measure.label} of each method against the number of frames ahead"
+    return render(draw, name=panel, label=label)
 
 
-def forecast_role(method: str) -> str:
-    """Say which colour a method of `generate.json` is drawn in."""
+def forecast_surprise(group: ForecastGroup, uniform_nats: float, *, panel: str) -> Html:
+    """Draw how little the model expected the tokens that came, and those it drew itself."""
+
+    def draw(axes: Axes) -> None:
+        for which, curve in group.surprise_nats.items():
+            _with_spread(axes, curve, ROLES["limit" if which == "real" else "trained"])
+        _level(axes, uniform_nats, "uniform guess", below=True)
+        axes.set(title="Surprise: lower is expected", xlabel="frames ahead", ylabel="nats a token")
+        axes.set_ylim(bottom=0)
+        _whole_frames(axes, next(iter(group.surprise_nats.values())).mean)
+
+    return render(draw, name=panel, label="Surprise at tokens against the number of frames ahead")
+
+
+def forecast_style(method: str) -> tuple[str, bool]:
+    """Say which colour a method of `generate.json` has, and whether its line is dashed."""
     roles = {"forecast": "trained", "copy last frame": "untrained", "tokenizer limit": "limit"}
-    return roles.get(method, "baseline")
+    best = method.startswith("best of")
+    return roles.get(method, "trained" if best else "baseline"), best
 
 
 def thin(curve: Curve) -> tuple[list[float], list[float]]:
@@ -208,6 +244,18 @@ def _over_seeds(by_seed: Sequence[Sequence[float]]) -> tuple[list[float], list[f
     layers = [[100 * value for value in layer] for layer in zip(*by_seed, strict=True)]
     spreads = [statistics.stdev(layer) if len(layer) > 1 else 0.0 for layer in layers]
     return [statistics.fmean(layer) for layer in layers], spreads
+
+
+def _with_spread(axes: Axes, curve: ForecastCurve, color: str, *, dashed: bool = False) -> None:
+    """Draw a mean and, unless dashed, one standard deviation over clips to either side."""
+    places, means = _from_one(curve.mean), _gaps(curve.mean)
+    if curve.deviation is not None and not dashed:
+        low = [m - d for m, d in zip(means, curve.deviation, strict=True)]
+        high = [m + d for m, d in zip(means, curve.deviation, strict=True)]
+        axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
+    marker = "o" if len(means) <= MOST_MARKERS else ""
+    line = DASHED if dashed else "-"
+    axes.plot(places, means, marker=marker, markersize=3.4, color=color, linestyle=line)
 
 
 def _level(axes: Axes, value: float, words: str, *, below: bool = False) -> None:

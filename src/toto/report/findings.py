@@ -1,13 +1,10 @@
-"""The sections on what the model turned out to know: probes, forecasts, tracking."""
-
-import json
+"""The sections on what the model turned out to know: probes, fine-tuning, tracking."""
 
 from toto.report import figures
-from toto.report.collect import Media, Report
+from toto.report.collect import Report
 from toto.report.elements import (
     Html,
     caption,
-    data_uri,
     details,
     element,
     figure,
@@ -18,11 +15,8 @@ from toto.report.elements import (
     table,
 )
 from toto.report.opening import verdict_mark
-from toto.report.results import Finetune, Generate, LayerAtlas, Probe, Task, Track
-from toto.report.words import count, number, percent, size
-
-LARGEST_VIDEO_BYTES = 1_500_000
-"""A larger video is named and not embedded: the page stays quick to open."""
+from toto.report.results import Finetune, LayerAtlas, Probe, Task, Track
+from toto.report.words import number, percent
 
 PROTOCOLS = {
     "whole": "All weights learned from labels.",
@@ -36,12 +30,6 @@ TUNED_LOSS = {
     "frozen": "nats, summed over heads",
 }
 """What the loss of a protocol is a sum of, where it is one."""
-
-METHODS = {
-    "forecast": "forecast",
-    "copy last frame": "repeating the last frame it was shown",
-    "tokenizer limit": "best the tokenizer allows",
-}
 
 
 def layers(probe: Probe) -> Html:
@@ -163,40 +151,6 @@ def finetuning(report: Report, result: Finetune) -> Html:
     return join(parts)
 
 
-def forecasts(report: Report, result: Generate) -> Html:
-    """Show frames the model invented, next to those that really came."""
-    settings = (
-        ("temperature", None if result.temperature is None else f"{result.temperature:g}"),
-        ("seed", None if result.seed is None else str(result.seed)),
-        ("tokens a second", None if result.tokens_per_s is None else count(result.tokens_per_s)),
-    )
-    known = ", ".join(f"{name} {value}" for name, value in settings if value is not None)
-    intro = (
-        f"Shown {result.prompt_frames} frames, the model continues them by {result.frames}, code "
-        f"by code, and the tokenizer paints the codes{f' ({known})' if known else ''}."
-    )
-    parts = [element("p", intro)]
-    strips = [
-        picture(strip, "Rows: real, reconstructed, forecast frames") for strip in report.strips
-    ]
-    videos = element("div", *map(_video, report.forecasts), class_="videos")
-    if strips or report.forecasts:
-        words = caption(
-            axes="Time runs to the right. Rows: the real frames, the same after tokenizer and "
-            "back, and the forecast, which knows only the frames of its prompt.",
-            look="Compare the last two rows: the second is the best that the codes allow. Things "
-            "that move should keep moving, and keep their shape.",
-            limits="Few clips. A forecast may be plausible and still differ from what came.",
-        )
-        parts.append(figure([element("div", *strips, videos, class_="strips")], words, wide=True))
-    if result.psnr_db:
-        parts.append(_closeness(result))
-    if result.sources:
-        names = ", ".join(s if isinstance(s, str) else json.dumps(s) for s in result.sources)
-        parts.append(element("p", f"Clips: {names}.", class_="quiet"))
-    return join(parts)
-
-
 def tracking(report: Report, result: Track) -> Html:
     """Show how well features of one frame find the same thing in the next."""
     place = f" on {result.where}" if result.where else ""
@@ -251,28 +205,3 @@ def _task(title: str, task: Task, probe: Probe) -> Html:
 
 def _layer_name(probe: Probe, layer: int) -> str:
     return probe.layers[layer] if 0 <= layer < len(probe.layers) else f"layer {layer}"
-
-
-def _closeness(result: Generate) -> Html:
-    keys = legend(*(key(figures.forecast_role(m), METHODS.get(m, m)) for m in result.psnr_db))
-    words = caption(
-        axes="Peak signal-to-noise ratio (PSNR) of each frame against the real one, in dB, by how "
-        "many frames ahead it is. Three dB more is half the squared error.",
-        look="The forecast starts below the tokenizer's best and falls as errors add up. Above the "
-        "line of the repeated frame it knows something about motion.",
-        limits="PSNR likes blur and dislikes a right shape one pixel off; it does not measure how "
-        "plausible a forecast looks.",
-    )
-    return figure([figures.closeness(result.psnr_db)], words, keys=keys)
-
-
-def _video(media: Media) -> Html:
-    if len(media.data) >= LARGEST_VIDEO_BYTES:
-        words = (
-            f"{media.name} ({size(len(media.data))}) is too large to embed; open it in its folder."
-        )
-        return element("p", words, class_="quiet")
-    source = data_uri(media, "video/mp4")
-    return element(
-        "video", src=source, controls="", loop="", muted="", playsinline="", aria_label=media.name
-    )

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from toto.report import findings, record, training
+from toto.report import findings, forecasts, record, training
 from toto.report.collect import OPTIONAL, Report
 from toto.report.elements import Html, element, join, unfinished
 from toto.report.opening import opening
@@ -128,7 +128,7 @@ def _all_sections(r: Report) -> list[Section]:
             "Forecasts",
             "generate",
             "generate",
-            r.generate and findings.forecasts(r, r.generate),
+            r.generate and forecasts.forecasts(r, r.generate),
         ),
         Section(
             "tracking", "Tracking", "track", "track", r.track and findings.tracking(r, r.track)

@@ -88,7 +88,8 @@ class Pretrain:
     parameters: int
     steps: int
     tokens: int
-    validation_loss: float
+    validation_loss: float | None
+    """None where the run was given no held-out shards."""
     unit: str = "nats a token"
     """Of all losses here; a model of continuous patches has a squared error."""
     uniform_loss: float | None = None
@@ -279,13 +280,90 @@ class Track:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastMeasure:
+    """How close frames are to frames, in words."""
+
+    label: str
+    unit: str
+    higher_is_closer: bool
+    decimals: int
+    """To be shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastCurve:
+    """A measure by how far ahead it is."""
+
+    mean: tuple[float | None, ...]
+    """Over clips and futures."""
+    deviation: tuple[float, ...] | None = None
+    """Over clips; None for one clip."""
+    deviation_of_futures: tuple[float, ...] | None = None
+    """Among the futures of a clip; None where it has one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastVerdict:
+    """Whether the forecast beats repeating the last frame, by frames ahead, counted from 1."""
+
+    better: tuple[int, ...]
+    worse: tuple[int, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastClip:
+    """One clip, mean over its futures and frames."""
+
+    source: str
+    means: dict[str, dict[str, float]]
+    """By measure and method."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastGroup:
+    """Clips that are scored together."""
+
+    clips: int
+    videos: int
+    """That the clips are from."""
+    curves: dict[str, dict[str, ForecastCurve]]
+    """By measure and method."""
+    verdicts: dict[str, ForecastVerdict]
+    """By measure."""
+    surprise_nats: dict[str, ForecastCurve]
+    """Of the tokens that were drawn ("forecast") and of those that came ("real")."""
+    of_clips: tuple[ForecastClip, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForecastDistance:
+    """How far the clips of a method are from the real ones, as a set."""
+
+    name: str
+    method: str
+    first_frame: int
+    last_frame: int
+    value: float
+    real_samples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Generate:
     """`generate/results/generate.json`."""
 
     prompt_frames: int
     frames: int
-    psnr_db: dict[str, tuple[float | None, ...]]
-    """Closeness to the real frame, by method and by how far ahead, in dB."""
+    futures: int
+    window_frames: int
+    """That the model sees at once."""
+    kept_frames: int
+    """Of a full window, what the next one begins with."""
+    uniform_nats: float
+    """Surprise of a guess that holds every code equally likely."""
+    measures: dict[str, ForecastMeasure]
+    groups: dict[str, ForecastGroup]
+    set_distances: tuple[ForecastDistance, ...] = ()
     tokens_per_s: float | None = None
     temperature: float | None = None
     seed: int | None = None

@@ -1,6 +1,7 @@
 """Writes the run folder of a run that never was: plausible numbers, small pictures, a video.
 
-`python tests/unit/report/example_run.py FOLDER` writes one to look at, with its report.html.
+`PYTHONPATH=tests python tests/unit/report/example_run.py FOLDER` writes one to look at, with its
+report.html.
 """
 
 import io
@@ -15,6 +16,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from made_forecasts import forecasts
 from toto.report.collect import STAGES, collect
 from toto.report.page import write_report
 from toto.report.study_plots import draw_transfer
@@ -46,7 +48,7 @@ def write_example_run(run: Path) -> Path:
     _write(run / "finetune/results/finetune.json", _finetune())
     _write(run / "track/results/track.json", _track())
     _write_png(run / "track/overlay.png", _strip(rows=2, tinted=True))
-    _write(run / "generate/results/generate.json", _generate())
+    _write(run / "generate/results/generate.json", forecasts())
     for number in (1, 2):
         _write_png(
             run / f"generate/strip{number}.png", _strip(rows=3, blurred_from=1, shift=number)
@@ -307,23 +309,6 @@ def _track() -> dict[str, Any]:
         ],
         "scores": {k: {"j": v - 0.02, "f": v + 0.02, "j_and_f": v} for k, v in scores.items()},
         "where": "moving digits",
-    }
-
-
-def _generate() -> dict[str, Any]:
-    ahead = range(8)
-    return {
-        "prompt_frames": 8,
-        "frames": 8,
-        "psnr_db": {
-            "forecast": [19.6 - 0.72 * n for n in ahead],
-            "copy last frame": [17.4 - 3.4 * math.log1p(n) / 1.6 for n in ahead],
-            "tokenizer limit": [21.4 + 0.1 * math.sin(n) for n in ahead],
-        },
-        "tokens_per_s": 212.0,
-        "temperature": 1.0,
-        "seed": 0,
-        "sources": ["digits-0", "digits-1"],
     }
 
 

@@ -92,7 +92,7 @@ def test_all_sections_stand_in_order(text: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", text) == HEADINGS
     assert "not run" not in text
     reader = read(text)
-    assert reader.tags.count("svg") == 13
+    assert reader.tags.count("svg") == 17
     assert reader.tags.count("img") == 5
     assert reader.tags.count("video") == 1
     assert reader.tags.count("figcaption") == reader.tags.count("figure")
@@ -171,6 +171,34 @@ def test_a_fine_tuning_says_its_score_and_what_it_is_of(run: Path) -> None:
     assert "could not be read" not in words
 
 
+def test_forecasts_are_told_beside_what_costs_nothing(run: Path) -> None:
+    words = section(page(collect(run)), "forecasts")
+    assert "continues them by 8 in 3 ways" in words
+    assert "It sees 8 frames at once; when they are full, the newest 4 are read again" in words
+    assert "Real clips: 6 clips of 4 videos" in words
+    assert "✓ better than repeating the last frame at 6 of 8 frames, worse at 1, by PSNR" in words
+    assert "By PSNR the forecast is better from frame 3 on." in words
+    assert (
+        "Moving digits: 1 clip✗ at no frame better than repeating the last frame, by PSNR" in words
+    )
+    assert "measuremethodframe 1frame 2frame 4frame 8PSNRforecast18.6 ± 1.1" in words
+    assert "PSNRdeviation among futures0.30.30.30.3SSIM" in words
+    # One clip has no spread, and its measure has not all methods.
+    assert "PSNRforecast15.015.015.015.0" in words
+    assert "Each of the 6 clips, mean over frames and futures" in words
+    assert "clip-2.mp4PSNR20.6020.9019.4023.40clip-2.mp4SSIM2.62" in words
+    assert "frechet(demo 0f3a9c21, layer 3; 4 of 192 components)" in words
+    assert "It is no FVD" in words
+    edit(
+        run / "generate/results/generate.json",
+        {"futures": 1, "window_frames": 16, "set_distances": []},
+    )
+    words = section(page(collect(run)), "forecasts")
+    assert "continues them by 8, code by code" in words
+    assert "It sees" not in words
+    assert "It is no FVD" not in words
+
+
 def test_a_fine_tuning_under_way_is_one_quiet_line(run: Path) -> None:
     (run / "finetune/results/finetune.json").unlink()
     assert section(page(collect(run)), "finetuning").endswith(
@@ -201,7 +229,14 @@ def test_what_strangers_named_stays_text(run: Path) -> None:
     edit(run / "data/results/ingest.json", problems)
     scores = {"source": HOSTILE, "j": 0.5, "f": 0.5, "j_and_f": 0.5}
     edit(run / "track/results/track.json", {"clips": [scores], "protocol": {HOSTILE: HOSTILE}})
-    edit(run / "generate/results/generate.json", {"sources": [HOSTILE, {"clip": HOSTILE}]})
+    forecasts = json.loads((run / "generate/results/generate.json").read_text())
+    forecasts["groups"][HOSTILE] = forecasts["groups"].pop("real clips")
+    forecasts["groups"][HOSTILE]["of_clips"][0]["source"] = HOSTILE
+    forecasts["groups"][HOSTILE]["verdicts"]["psnr_db"]["sentence"] = HOSTILE
+    forecasts["set_distances"][0]["name"] = HOSTILE
+    forecasts["measures"]["psnr_db"]["label"] = HOSTILE
+    sources = {"sources": [HOSTILE, {"clip": HOSTILE}]}
+    edit(run / "generate/results/generate.json", forecasts | sources)
     edit(run / "data/config.json", {"config": {HOSTILE: HOSTILE}})
     edit(run / "data/env.json", {HOSTILE: HOSTILE})
     probe = json.loads((run / "probe/results/probe.json").read_text())
@@ -241,7 +276,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(text: str) -> None:
 
 def test_colours_follow_the_page_in_light_and_dark(text: str) -> None:
     drawings = re.findall("<svg.*?</svg>", text)
-    assert len(drawings) == 13
+    assert len(drawings) == 17
     for drawing in drawings:
         assert re.search(r"var\(--(trained|limit)\)", drawing)
         assert not re.findall(r"(?:fill|stroke): #", drawing)
@@ -269,8 +304,10 @@ def test_one_seed_and_unknown_numbers_are_drawn(run: Path) -> None:
         task["verdict"] |= {"trained_sd": None, "untrained_sd": None, "margin_in_sd": None}
     edit(run / "probe/results/probe.json", probe | {"seeds": [0]})
     edit(run / "pretrain/results/pretrain.json", {"unigram_loss": None, "tokens_per_s": None})
-    forecast = {"forecast": [19.0, None, 17.0], "another way": [12.0, 11.0, 10.0]}
-    edit(run / "generate/results/generate.json", {"psnr_db": forecast, "temperature": None})
+    forecasts = json.loads((run / "generate/results/generate.json").read_text())
+    curves = forecasts["groups"]["moving digits"]["curves"]["psnr_db"]
+    curves["another way"] = {"mean": [19.0, None, *[17.0] * 6]}
+    edit(run / "generate/results/generate.json", {**forecasts, "temperature": None})
     edit(run / "shards/results/tokenize.json", {"histogram": [0] * 512})
     text = page(collect(run))
     read(text)

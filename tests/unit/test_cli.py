@@ -78,6 +78,7 @@ def test_every_verb_has_help(verb: str, run: Run) -> None:
         (["probe"], "--run-folder", "Folder of the pre-training run"),
         (["track"], "--test-clips", "Other clips, of other digits"),
         (["generate"], "--pictures", "For how many clips a strip"),
+        (["stream"], "--window-frames", "How many frames a token sees"),
         (["demo"], "--pretrain.precision", "`fp32`, `bf16`, or `auto`"),
         (["report"], "--out", "Folder of the run"),
         (["doctor"], "--folder", "Where runs are to be written"),
@@ -127,6 +128,8 @@ def test_an_unknown_recipe_is_named_with_the_nearest(run: Run) -> None:
         ("list x", "`toto list` takes nothing more, got 'x'"),
         ("track --run-folder a --data b --protocol x", "protocol 'x' is unknown; there are: "),
         ("generate --run-folder a --data b --frames 0", "prompt_frames 8 and frames 0 must be"),
+        ("stream a b.mp4 --every 0", "every 0 must be at least 1"),
+        ("stream a", "Missing from toto stream: --video"),
         ("ingest --collection.side-px 64", "set frames and side-px of both --collection and"),
         ("doctor --fold x", "Perhaps you meant: --folder PATH"),
     ],
@@ -151,6 +154,7 @@ def test_a_wrong_field_is_one_line_that_names_it(arguments: str, message: str, r
         ("probe --run-folder {}", "nowhere is not a run folder"),
         ("track --run-folder {0} --data {0}", "nowhere is not a run folder"),
         ("generate --run-folder {0} --data {0}", "nowhere is not a run folder"),
+        ("stream {0} {0}.mp4", "nowhere is not a run folder"),
     ],
 )
 def test_a_missing_input_is_one_line(

@@ -24,6 +24,8 @@ VERBS: dict[str, str] = {
     "score": "score masks that any method wrote (toto score davis --help)",
     "ledger": "every score below a folder, computed again, beside the paper's",
     "generate": "continue held-out clips",
+    "stream": "push a video's frames through a run's model one by one, and time them",
+    "app": "try a run in the browser: what it reads, sees, follows and expects",
     "export": "write a run's model as a folder that stock transformers loads",
     "import": "read such a folder back into a run",
     "study": "a question asked of many small models (toto study --help)",

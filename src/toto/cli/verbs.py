@@ -215,7 +215,36 @@ def generate(rest: list[str]) -> None:
     from toto.jobs.generate import Generate
 
     job, out = parse(Generate, rest, "toto generate", Path("runs/generate"))
-    say(f"{job.run(out)['tokens_per_s']:.0f} tokens/s; strips and videos in {out}")
+    result = job.run(out)
+    for group, found in result["groups"].items():
+        for verdict in found["verdicts"].values():
+            say(f"{group}: {verdict['sentence']}")
+    say(f"{result['tokens_per_s']:.0f} tokens/s; strips and videos in {out}")
+
+
+def stream(rest: list[str]) -> None:
+    """`toto stream RUN VIDEO [--every N]`."""
+    from toto.jobs.stream import StreamVideo, as_text
+
+    for name in ("--run-folder", "--video"):
+        if rest and not rest[0].startswith("-"):
+            # At the end, so that the second is the first now.
+            rest = [*rest[1:], f"{name}={rest[0]}"]
+    job, out = parse(StreamVideo, rest, "toto stream", Path("runs/stream"))
+    say(f"{as_text(job.run(out))}\n{out}")
+
+
+def app(rest: list[str]) -> None:
+    """`toto app RUN`; until Ctrl-C."""
+    from toto.app.options import App
+    from toto.app.page import build_page
+    from toto.app.serve import PageServer
+
+    asked = read_options(App, rest, "toto app", App.__doc__)
+    with PageServer(asked.serve) as server:
+        say(f"{server.url} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        server.run(lambda: build_page(asked.run_folder, asked.page))
 
 
 def export(rest: list[str]) -> None:
@@ -355,6 +384,8 @@ RUN: dict[str, Callable[[list[str]], None]] = {
     "score": score,
     "ledger": ledger,
     "generate": generate,
+    "stream": stream,
+    "app": app,
     "export": export,
     "import": import_model,
     "study": study,

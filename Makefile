@@ -6,9 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 DEMO ?=
-TESTS ?= not slow and not gpu and not faults
+TESTS ?= not slow and not gpu and not faults and not notebook
 
-.PHONY: demo test check format bench faults clean
+.PHONY: demo test check format docs bench faults clean
 
 demo: $(VENV)/.core
 	$(BIN)/toto demo --out $(OUT) $(DEMO)
@@ -26,6 +26,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --doctree-dir $(VENV)/doctrees docs site
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
@@ -33,7 +36,7 @@ faults: $(VENV)/.dev
 	TOTO_FAULTS=nightly $(BIN)/python -m pytest -q -m faults
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) make_venv.py $(VENV)
@@ -44,6 +47,10 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[docs]"
 	touch $@ $(VENV)/.core
 
 # Peers that declare torchvision, which must not come in, or much else, stand apart and without

@@ -1,5 +1,6 @@
 """The project itself: what it depends on, what it may hold, and that its documents are true."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from toto import cli
-from toto.cli import options, verbs
+from toto.cli import data_verbs, options, verbs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -111,17 +112,20 @@ def commands(document: str) -> list[list[str]]:
     return found
 
 
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+]
+
+
 class Parsed(BaseException):
     """Raised once the options are read, so that nothing runs."""
 
 
 @pytest.mark.parametrize(
     ("document", "command"),
-    [
-        (document, command)
-        for document in ("README.md", "CONTRIBUTING.md", "docs/adding.md", "docs/recognition.md")
-        for command in commands(document)
-    ],
+    [(document, command) for document in DOCUMENTS for command in commands(document)],
 )
 def test_commands_in_documents(
     document: str, command: list[str], monkeypatch: pytest.MonkeyPatch
@@ -138,9 +142,9 @@ def test_commands_in_documents(
         read(*arguments)
         raise Parsed
 
-    monkeypatch.setattr(options, "read_options", read_only)
-    monkeypatch.setattr(verbs, "read_options", read_only)
-    nothing = type("None_", (), {})
+    for module in (options, verbs, data_verbs):
+        monkeypatch.setattr(module, "read_options", read_only)
+    nothing = dataclasses.make_dataclass("Nothing", [])
     monkeypatch.setitem(verbs.RUN, "list", lambda rest: read_only(nothing, rest, "", ""))
     monkeypatch.setattr(sys, "argv", ["toto", *words])
     with pytest.raises((Parsed, SystemExit)) as ended:

@@ -66,12 +66,31 @@ def jpeg_header(width: int, height: int) -> bytes:
     return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xda\0\x02"
 
 
+def webp_frame_header(kind: bytes, width: int, height: int) -> bytes:
+    """A WebP without the extended header: lossy (`VP8 `) or lossless (`VP8L`)."""
+    lossy = b"\x10\0\0\x9d\x01\x2a" + struct.pack("<HH", width, height)
+    lossless = b"\x2f" + struct.pack("<I", width - 1 | (height - 1) << 14)
+    frame = lossy if kind == b"VP8 " else lossless
+    body = b"WEBP" + kind + struct.pack("<I", len(frame)) + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 HEADERS: dict[str, Callable[[int, int], bytes]] = {
     "png": lambda width, height: png(width, height, data=b""),
     "bmp": bmp_header,
     "webp": webp_header,
     "jpg": jpeg_header,
 }
+
+
+@pytest.mark.parametrize("kind", [b"VP8 ", b"VP8L"])
+def test_a_webp_bomb_is_refused_by_its_first_bytes(kind: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.webp"
+    path.write_bytes(webp_frame_header(kind, 16_000, 5_000))
+    with Decoder() as decoder:
+        with pytest.raises(VideoRefusedError, match="16000 x 5000 pixels") as refused:
+            decoder.read_image(path)
+        assert refused.value.stage == "limits"
 
 
 @pytest.mark.parametrize("size", [(30_000, 20_000), (16_000, 16_000)])

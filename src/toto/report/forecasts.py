@@ -42,12 +42,8 @@ def forecasts(report: Report, result: Generate) -> Html:
     if result.set_distances:
         parts.append(_set_distances(result))
     sources = ", ".join(_source(source) for source in result.sources)
-    rest = (
-        f"Clips: {sources}. Each number follows from files beside it: ",
-        element("code", "toto ledger"),
-        " computes them again.",
-    )
-    parts.append(element("p", *rest, class_="quiet"))
+    rest = f"Clips: {sources}. The ledger computes each number again, from files beside it."
+    parts.append(element("p", rest, class_="quiet"))
     return join(parts)
 
 

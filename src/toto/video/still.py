@@ -56,6 +56,9 @@ def read_still(
     kind = image_of(head)
     if kind is None:
         raise Refused("sniff", describe(head, wanted="an image"))
+    canvas = _webp_canvas(head)
+    if canvas is not None:
+        _require_room(*canvas, limits["max_pixels"])
     # From twice this on Pillow refuses before a plugin makes room; we refuse the rest.
     Image.MAX_IMAGE_PIXELS = limits["max_pixels"]
     os.lseek(fd, 0, os.SEEK_SET)
@@ -65,9 +68,7 @@ def read_still(
             warnings.catch_warnings(action="ignore"),
             Image.open(file, formats=[kind]) as image,
         ):
-            if image.width * image.height > limits["max_pixels"]:
-                reason = f"{image.width} x {image.height} pixels"
-                raise Refused("limits", f"{reason}, max_pixels is {limits['max_pixels']}")
+            _require_room(image.width, image.height, limits["max_pixels"])
             image.load()
             if as_stored:
                 return kind, _stored(image)
@@ -81,6 +82,27 @@ def read_still(
     except Exception as error:
         words = str(error) if isinstance(error, OSError) else repr(error)
         raise Refused("decode", f"the {kind} image cannot be read: {words}") from error
+
+
+def _require_room(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise Refused("limits", f"{width} x {height} pixels, max_pixels is {most}")
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP claims: Pillow before 13 makes room for them on opening it."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+
+    def number(start: int, stop: int) -> int:
+        return int.from_bytes(head[start:stop], "little")
+
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return 1 + number(24, 27), 1 + number(27, 30)
+    if kind == b"VP8L":
+        return 1 + number(21, 25) % 2**14, 1 + (number(21, 25) >> 14) % 2**14
+    return number(26, 28) % 2**14, number(28, 30) % 2**14
 
 
 def _stored(image: Image.Image) -> NDArray[np.uint8]:

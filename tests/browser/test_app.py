@@ -15,30 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_browser import IN_CHROMIUM
 from made_run_folders import save_run, strange
 from toto.recipes import PRETRAIN
 from toto.video.write import write_mp4
 
-CHROMIUM = Path("/usr/bin/chromium")
 MARK = (230, 159, 0)
 """What a mask is drawn in, here and by `toto.tasks.overlay`."""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there; apt-get install chromium"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu"]
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield running
-        running.close()
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,16 @@
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from made_browser import IN_CHROMIUM
 from toto.report.collect import collect
 from toto.report.page import write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
 EXAMPLE = Path(__file__).parents[1] / "unit/report/example_run.py"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there; apt-get install chromium"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu"]
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield running
-        running.close()
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

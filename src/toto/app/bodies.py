@@ -82,6 +82,7 @@ class Bodies:
         try:
             await self._app(scope, measured, sent)
         except Exception:
+            # Whoever was reading a body that is refused complains that it ended.
             if not refused:
                 raise
         if refused and not started:
